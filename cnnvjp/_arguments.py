@@ -1,0 +1,140 @@
+"""Checks of array arguments, and what keeps a rule right under every kind of parallelism."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+
+FLOATS = tuple(jnp.dtype(d) for d in ("float16", "bfloat16", "float32", "float64"))
+
+
+def operands(*, integers: bool = False, **arrays: Any) -> tuple[Any, ...]:
+    """The array arguments of one call, checked and made alike.
+
+    They must be real and share a dtype. A Python number takes the dtype of the first array,
+    and None stays None. Inside `shard_map`, every array is cast to vary over the mesh axes
+    that any of them varies over: JAX transposes that cast to a sum over devices, which is
+    what the cotangent of a replicated argument needs, and the rule need not know.
+
+    Args:
+        integers: whether integer arrays are welcome.
+        **arrays: the arguments by their public names.
+
+    Returns:
+        The arrays, in the order given.
+
+    Raises:
+        TypeError: for what is not an array of a supported dtype, or differing dtypes.
+    """
+    first: str | None = None
+    dtype = None
+    for name, value in arrays.items():
+        if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+            continue
+        _check_dtype(name, value, integers)
+        if first is None:
+            first, dtype = name, value.dtype
+        elif value.dtype != dtype:
+            raise TypeError(
+                f"{name}: got {value.dtype}, but {first} is {dtype}; the arrays of one call share "
+                f"a dtype: cast one of them, as in {name}.astype({first}.dtype)"
+            )
+    checked = [_as_array(name, value, dtype) for name, value in arrays.items()]
+    return unify_varying(*checked)
+
+
+def _check_dtype(name: str, value: Any, integers: bool) -> None:
+    if value.dtype in FLOATS or (integers and jnp.issubdtype(value.dtype, jnp.integer)):
+        return
+    welcome = "float16, bfloat16, float32 or float64" + (", or an integer" if integers else "")
+    raise TypeError(f"{name}: got an array of {value.dtype}; it must be {welcome}")
+
+
+def _as_array(name: str, value: Any, dtype: Any) -> Any:
+    if value is None or isinstance(value, jax.Array):
+        return value
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return jnp.asarray(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and dtype is not None:
+        if isinstance(value, float) and not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(f"{name}: got the float {value!r} beside arrays of {dtype}")
+        return jnp.asarray(value, dtype)
+    raise TypeError(
+        f"{name}: got {type(value).__name__}; it must be a jax or numpy array"
+        f"{'' if dtype is None else ' or a number'}"
+    )
+
+
+def integer_operand(name: str, value: Any) -> jax.Array:
+    """An array argument that holds indices."""
+    if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.integer):
+        got = getattr(value, "dtype", type(value).__name__)
+        raise TypeError(f"{name}: got {got}; it must be an array of integers")
+    return jnp.asarray(value)
+
+
+def accumulator(dtype: Any) -> np.dtype:
+    """The dtype in which sums of `dtype` are held: at least float32, integers as they are."""
+    return jnp.promote_types(dtype, jnp.float32) if dtype in FLOATS else jnp.dtype(dtype)
+
+
+def varying_axes(x: Any) -> frozenset[str]:
+    """The mesh axes over which an array differs between the devices of a `shard_map`."""
+    kind = jax.typeof(x)
+    manual = getattr(kind, "manual_axis_type", None)  # where newer releases keep it
+    return frozenset(kind.vma if manual is None else manual.varying)
+
+
+def unify_varying(*arrays: Any) -> tuple[Any, ...]:
+    """Casts arrays to the union of the mesh axes that they vary over, leaving None alone."""
+    varying = [frozenset() if a is None else varying_axes(a) for a in arrays]
+    union = frozenset().union(*varying)
+    return tuple(
+        a if a is None or have == union else _cast_varying(a, tuple(sorted(union - have)))
+        for a, have in zip(arrays, varying, strict=True)
+    )
+
+
+if hasattr(jax.lax, "pcast"):
+    _cast_varying = functools.partial(jax.lax.pcast, to="varying")
+else:  # before JAX 0.8
+    _cast_varying = jax.lax.pvary
+
+
+class ArrayType(NamedTuple):
+    """What a rule must return besides the right numbers: a dtype, and a sharding or None."""
+
+    dtype: np.dtype
+    sharding: NamedSharding | None = None
+
+
+def primal_type(x: jax.Array) -> ArrayType:
+    """The type that a cotangent of `x` must have.
+
+    The sharding is set on a mesh with Explicit axes alone: there a contraction over the
+    sharded batch must be told how its result is laid out.
+    """
+    sharding = jax.typeof(x).sharding
+    explicit = AxisType.Explicit in getattr(sharding.mesh, "axis_types", ())
+    return ArrayType(x.dtype, sharding if explicit else None)
+
+
+def hashable_precision(precision: Any) -> Any:
+    """A precision as lax takes it, checked and fit to be a static option."""
+    if isinstance(precision, list):
+        precision = tuple(precision)
+    parts = precision if isinstance(precision, tuple) else (precision,)
+    presets = getattr(jax.lax, "DotAlgorithmPreset", jax.lax.Precision)
+    try:
+        for part in parts:
+            if part is not None and not isinstance(part, presets | jax.lax.DotAlgorithm):
+                jax.lax.Precision(part)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"precision: got {precision!r}; it must be None, 'default', 'high', 'highest', a "
+            "jax.lax.Precision, or a pair of them"
+        ) from error
+    return precision

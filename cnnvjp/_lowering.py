@@ -1,0 +1,108 @@
+"""The convolution that XLA offers, in the two shapes that the rules need.
+
+This layer knows layouts and dtypes. It knows neither autodiff nor the names of paddings.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnnvjp._arguments import ArrayType
+from cnnvjp._geometry import Pair
+
+# Since when lax can transpose a convolution whose output is wider than its operands.
+_TRANSPOSES_WIDENING = jax.__version_info__ >= (0, 8)
+
+
+def correlate(
+    x: jax.Array,
+    w: jax.Array,
+    *,
+    stride: tuple[int, ...],
+    padding: tuple[Pair, ...],
+    upsampling: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+    exchange_channels: bool = False,
+    precision: Any,
+    out: ArrayType,
+) -> jax.Array:
+    """Slides a kernel over images: (N, *spatial, C), (*kernel, C / groups, O) -> (N, *out, O).
+
+    Args:
+        x: the images.
+        w: the kernel; with `exchange_channels`, its last two axes are (O, C / groups).
+        stride: the step between two outputs.
+        padding: positions around the upsampled images; negative ones crop.
+        upsampling: the distance between two pixels of `x`, zeros in between.
+        dilation: the distance between two taps.
+        groups: how many groups the channels fall into.
+        exchange_channels: whether the kernel's channel axes are exchanged.
+        precision: as in lax.
+        out: dtype and sharding of the result.
+    """
+    ndim = x.ndim - 2
+    image = (0, ndim + 1, *range(1, ndim + 1))
+    channels = (ndim, ndim + 1) if exchange_channels else (ndim + 1, ndim)
+    return _convolve(
+        x, w, stride, padding, upsampling, dilation,
+        lax.ConvDimensionNumbers(image, (*channels, *range(ndim)), image),
+        precision, out, feature_group_count=groups,
+    )  # fmt: skip
+
+
+def correlate_batches(
+    x: jax.Array,
+    dy: jax.Array,
+    *,
+    stride: tuple[int, ...],
+    padding: tuple[Pair, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+    precision: Any,
+    out: ArrayType,
+) -> jax.Array:
+    """Slides maps over images and sums over the batch: the kernel's gradient.
+
+    (N, *spatial, C), (N, *maps, O) -> (*kernel, C / groups, O). The batch takes the place
+    of the channels that are summed over, `x`'s channels that of the batch.
+    """
+    ndim = x.ndim - 2
+    spatial = range(1, ndim + 1)
+    return _convolve(
+        x, dy, stride, padding, (1,) * ndim, dilation,
+        lax.ConvDimensionNumbers(
+            (ndim + 1, 0, *spatial), (ndim + 1, 0, *spatial), (ndim, ndim + 1, *range(ndim))
+        ),
+        precision, out, batch_group_count=groups,
+    )  # fmt: skip
+
+
+def _convolve(
+    x: jax.Array,
+    w: jax.Array,
+    stride: tuple[int, ...],
+    padding: tuple[Pair, ...],
+    upsampling: tuple[int, ...],
+    dilation: tuple[int, ...],
+    layout: lax.ConvDimensionNumbers,
+    precision: Any,
+    out: ArrayType,
+    **groups: int,
+) -> jax.Array:
+    dtype = jnp.promote_types(x.dtype, w.dtype)
+    widening = dtype != out.dtype == jnp.promote_types(dtype, out.dtype)
+    if widening and not _TRANSPOSES_WIDENING:
+        dtype = out.dtype
+    y = lax.conv_general_dilated(
+        x.astype(dtype), w.astype(dtype), stride, padding, upsampling, dilation, layout,
+        precision=precision,
+        # XLA sums float16 and bfloat16 in float32 before it rounds; what is asked for
+        # beyond that is asked for here.
+        preferred_element_type=out.dtype if widening else None,
+        out_sharding=out.sharding,
+        **groups,
+    )  # fmt: skip
+    return y.astype(out.dtype)

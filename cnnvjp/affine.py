@@ -1,0 +1,357 @@
+"""Net input and the fully connected layer: bias, scale, dense, and the way between them.
+
+[H] splits a layer into a weight function, a net input function and an activation. The net
+input is the sum of the weight function's output and a bias (8.32), or their product (E8.9).
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnnvjp._arguments import ArrayType, accumulator, hashable_precision, operands, primal_type
+from cnnvjp._geometry import is_sequence, per_axis, spatial_rank, spatial_size
+from cnnvjp._rules import call
+
+# ------------------------------------------------------------------------------------------
+# add_bias
+# ------------------------------------------------------------------------------------------
+
+
+def add_bias(z: jax.Array, b: jax.Array) -> jax.Array:
+    """Adds a bias, tied or untied: y = z + b ([H] 8.32).
+
+    Gradients ([H] 8.34–8.37):
+        dz = dy
+        db = Σ dy over the axes that share the bias
+
+    Args:
+        z: net inputs, (..., C).
+        b: tied, (C,), one number per map; or untied, of the shape of z's last axes, such as
+            (*spatial, C), one number per neuron ([H] fig. 8.1).
+
+    Returns:
+        z + b, of z's shape.
+
+    Raises:
+        TypeError: if the arrays differ in dtype or are not floating.
+        ValueError: if b's shape is not that of z's last axes.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> z, b = jnp.zeros((2, 4, 4, 3)), jnp.ones(3)
+        >>> jax.grad(lambda b: add_bias(z, b).sum())(b)
+        Array([32., 32., 32.], dtype=float32)
+
+    Source: [H] 8.32–8.37.
+    """
+    z, b = operands(z=z, b=b)
+    _check_suffix("b", b, z, smallest=1)
+    return call(_add_bias, z, b)
+
+
+def bias_added(z: jax.Array, b: jax.Array) -> jax.Array:
+    """`add_bias` for operations that have checked both arguments already."""
+    return call(_add_bias, *operands(integers=True, z=z, b=b))
+
+
+@jax.custom_vjp
+def _add_bias(z: jax.Array, b: jax.Array) -> jax.Array:
+    return z + _broadcast_to(b, z)
+
+
+def _add_bias_fwd(z: jax.Array, b: jax.Array) -> Any:
+    return z + _broadcast_to(b, z), b  # b for its shape and dtype
+
+
+def _add_bias_bwd(b: jax.Array, dy: jax.Array) -> Any:
+    dz = dy  # [H] 8.35
+    db = _sum_shared(dy, b)  # [H] 8.36
+    return dz, db
+
+
+_add_bias.defvjp(_add_bias_fwd, _add_bias_bwd)
+
+
+def _sum_shared(dy: jax.Array, b: jax.Array) -> jax.Array:
+    """Sums dy over the axes that share b, its leading ones."""
+    shared = tuple(range(dy.ndim - b.ndim))
+    return jnp.sum(dy, shared, dtype=accumulator(dy.dtype)).astype(b.dtype)
+
+
+def _broadcast_to(b: jax.Array, z: jax.Array) -> jax.Array:
+    return jnp.expand_dims(b, tuple(range(z.ndim - b.ndim)))
+
+
+def _check_suffix(name: str, b: jax.Array, z: jax.Array, *, smallest: int) -> None:
+    if not smallest <= b.ndim <= z.ndim or b.shape != z.shape[z.ndim - b.ndim :]:
+        tied = ", ".join(["()"] * (smallest == 0) + [str(z.shape[-1:])])
+        raise ValueError(
+            f"{name}: got the shape {b.shape}; beside an array of shape {z.shape} it must be tied, "
+            f"{tied}, or untied, of the shape of the last axes"
+        )
+
+
+# ------------------------------------------------------------------------------------------
+# scale
+# ------------------------------------------------------------------------------------------
+
+
+def scale(z: jax.Array, b: jax.Array | float) -> jax.Array:
+    """Multiplies by a bias, the product net input: y = b · z ([H] E8.9).
+
+    Gradients:
+        dz = b · dy
+        db = Σ z · dy over the axes that share b
+
+    Args:
+        z: outputs of a weight function, (..., C).
+        b: one number, (); one per map, (C,); or one per neuron, of the shape of z's last axes.
+
+    Returns:
+        b · z, of z's shape.
+
+    Raises:
+        TypeError: if the arrays differ in dtype or are not floating.
+        ValueError: if b's shape is not that of z's last axes.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> z = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+        >>> jax.grad(lambda b: scale(z, b).sum())(jnp.array(2.0))
+        Array(10., dtype=float32)
+
+    Source: [H] E8.9.
+    """
+    z, b = operands(z=z, b=b)
+    _check_suffix("b", b, z, smallest=0)
+    return call(_scale, z, b)
+
+
+@jax.custom_vjp
+def _scale(z: jax.Array, b: jax.Array) -> jax.Array:
+    return z * _broadcast_to(b, z)
+
+
+def _scale_fwd(z: jax.Array, b: jax.Array) -> Any:
+    return z * _broadcast_to(b, z), (z, b)
+
+
+def _scale_bwd(residuals: Any, dy: jax.Array) -> Any:
+    z, b = residuals
+    dz = _broadcast_to(b, dy) * dy  # ∂n/∂z = b
+    wide = accumulator(dy.dtype)
+    db = _sum_shared(z.astype(wide) * dy.astype(wide), b)  # ∂n/∂b = z, summed as in [H] 8.36
+    return dz, db
+
+
+_scale.defvjp(_scale_fwd, _scale_bwd)
+
+
+# ------------------------------------------------------------------------------------------
+# dense
+# ------------------------------------------------------------------------------------------
+
+
+def dense(
+    x: jax.Array, w: jax.Array, b: jax.Array | None = None, *, precision: Any = None
+) -> jax.Array:
+    """The fully connected layer: y = x w (+ b).
+
+    Gradients:
+        dx = dy wᵀ
+        dw = Σ over the batch of xᵀ dy
+        db = Σ over the batch of dy
+
+    Args:
+        x: (*batch, n_in).
+        w: (n_in, n_out), of x's dtype.
+        b: (n_out,), or None.
+        precision: as in `jax.lax.dot_general`.
+
+    Returns:
+        (*batch, n_out).
+
+    Raises:
+        TypeError: if the arrays differ in dtype or are not floating.
+        ValueError: if the shapes do not fit together.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> dense(jnp.array([1.0, 2.0]), jnp.array([[1.0, 0.0], [0.0, 3.0]]), jnp.ones(2))
+        Array([2., 7.], dtype=float32)
+
+    Source: [H] 8.12 with any matrix; [B], "Backward Pass".
+    """
+    x, w, b = operands(x=x, w=w, b=b)
+    if w.ndim != 2:
+        raise ValueError(f"w: got the shape {w.shape}; it must be (n_in, n_out)")
+    if x.ndim < 1 or x.shape[-1] != w.shape[0]:
+        raise ValueError(
+            f"x: got the shape {x.shape}; for w of shape {w.shape} it must be (*batch, {w.shape[0]})"
+        )
+    if b is not None and b.shape != w.shape[1:]:
+        raise ValueError(f"b: got the shape {b.shape}; for w of shape {w.shape} it is {w.shape[1:]}")
+    y = call(_dense, x, w, hashable_precision(precision))
+    return y if b is None else bias_added(y, b)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _dense(x: jax.Array, w: jax.Array, precision: Any) -> jax.Array:
+    return _contract(x, w, ((x.ndim - 1,), (0,)), precision, ArrayType(x.dtype))
+
+
+def _dense_fwd(x: jax.Array, w: jax.Array, precision: Any) -> Any:
+    return _contract(x, w, ((x.ndim - 1,), (0,)), precision, ArrayType(x.dtype)), (x, w)
+
+
+def _dense_bwd(precision: Any, residuals: Any, dy: jax.Array) -> Any:
+    x, w = residuals
+    batch = tuple(range(x.ndim - 1))
+    dx = _contract(dy, w, ((dy.ndim - 1,), (1,)), precision, primal_type(x))  # dy wᵀ
+    dw = _contract(x, dy, (batch, batch), precision, primal_type(w))  # xᵀ dy
+    return dx, dw
+
+
+_dense.defvjp(_dense_fwd, _dense_bwd)
+
+
+def _contract(
+    x: jax.Array, w: jax.Array, axes: tuple[tuple[int, ...], ...], precision: Any, out: ArrayType
+) -> jax.Array:
+    """Multiplies and sums over the axes named for either array."""
+    return lax.dot_general(
+        x, w, (axes, ((), ())), precision=precision, out_sharding=out.sharding
+    ).astype(out.dtype)
+
+
+# ------------------------------------------------------------------------------------------
+# flatten, unflatten
+# ------------------------------------------------------------------------------------------
+
+
+def flatten(x: jax.Array, *, order: str = "row", spatial_ndim: int | None = None) -> jax.Array:
+    """Turns maps into one vector per example.
+
+    Gradient: dx = unflatten(dv), "reversing the flattening" ([B], "Backward Pass").
+
+    Args:
+        x: (*batch, *spatial, C), any dtype that convolution takes.
+        order: "row" reads the array as it lies, channels fastest; flattening in PyTorch has
+            channels slowest. "column" stacks the columns of one map after the other ([H]
+            8.26): rows fastest, then columns, channels slowest.
+        spatial_ndim: D, 2 by default.
+
+    Returns:
+        (*batch, the product of the spatial sizes and C).
+
+    Raises:
+        TypeError: if x is not an array of a supported dtype.
+        ValueError: for an unknown order or too few axes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.array([[1, 2], [3, 4]]).reshape(2, 2, 1)
+        >>> flatten(x), flatten(x, order="column")
+        (Array([1, 2, 3, 4], dtype=int32), Array([1, 3, 2, 4], dtype=int32))
+
+    Source: [H] 8.26; [B], "Backward Pass".
+    """
+    (x,) = operands(integers=True, x=x)
+    _check_order(order)
+    ndim = spatial_rank(spatial_ndim)
+    spatial_size(x.shape, ndim)
+    return call(_flatten, x, x.shape[-1 - ndim :], order)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _flatten(x: jax.Array, shape: tuple[int, ...], order: str) -> jax.Array:
+    return _to_vector(x, shape, order)
+
+
+def _flatten_fwd(x: jax.Array, shape: tuple[int, ...], order: str) -> Any:
+    return _to_vector(x, shape, order), ()
+
+
+def _flatten_bwd(shape: tuple[int, ...], order: str, _: Any, dv: jax.Array) -> Any:
+    return (_to_maps(dv, shape, order),)  # a rearrangement's adjoint is its inverse
+
+
+_flatten.defvjp(_flatten_fwd, _flatten_bwd)
+
+
+def unflatten(v: jax.Array, shape: Sequence[int], *, order: str = "row") -> jax.Array:
+    """Turns vectors back into maps, the inverse and the adjoint of `flatten`.
+
+    Gradient: dv = flatten(dx).
+
+    Args:
+        v: (*batch, n), any dtype that convolution takes.
+        shape: (*spatial, C), with n entries in all.
+        order: as in `flatten`.
+
+    Returns:
+        (*batch, *shape).
+
+    Raises:
+        TypeError: if v is not an array of a supported dtype.
+        ValueError: for an unknown order or a shape that does not hold n entries.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> unflatten(jnp.arange(4), (2, 2, 1), order="column")[..., 0]
+        Array([[0, 2],
+               [1, 3]], dtype=int32)
+
+    Source: [B], "Backward Pass"; [H] 8.26.
+    """
+    (v,) = operands(integers=True, v=v)
+    _check_order(order)
+    if not is_sequence(shape) or len(shape) not in (2, 3, 4):
+        raise ValueError(f"shape: got {shape!r}; it must be (*spatial, C) with 1 to 3 spatial axes")
+    shape = per_axis("shape", shape, len(shape))
+    if v.ndim < 1 or v.shape[-1] != math.prod(shape):
+        raise ValueError(
+            f"shape: got {shape}, which holds {math.prod(shape)} entries, for v of shape {v.shape}"
+        )
+    return call(_unflatten, v, shape, order)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _unflatten(v: jax.Array, shape: tuple[int, ...], order: str) -> jax.Array:
+    return _to_maps(v, shape, order)
+
+
+def _unflatten_fwd(v: jax.Array, shape: tuple[int, ...], order: str) -> Any:
+    return _to_maps(v, shape, order), ()
+
+
+def _unflatten_bwd(shape: tuple[int, ...], order: str, _: Any, dx: jax.Array) -> Any:
+    return (_to_vector(dx, shape, order),)
+
+
+_unflatten.defvjp(_unflatten_fwd, _unflatten_bwd)
+
+
+def _to_vector(x: jax.Array, shape: tuple[int, ...], order: str) -> jax.Array:
+    batch = x.shape[: x.ndim - len(shape)]
+    if order == "column":  # the last axis slowest: all of them reversed
+        x = x.transpose(*range(len(batch)), *reversed(range(len(batch), x.ndim)))
+    return x.reshape(*batch, math.prod(shape))
+
+
+def _to_maps(v: jax.Array, shape: tuple[int, ...], order: str) -> jax.Array:
+    batch = v.shape[:-1]
+    if order == "row":
+        return v.reshape(*batch, *shape)
+    x = v.reshape(*batch, *reversed(shape))
+    return x.transpose(*range(len(batch)), *reversed(range(len(batch), x.ndim)))
+
+
+def _check_order(order: str) -> None:
+    if order not in ("row", "column"):
+        raise ValueError(f"order: got {order!r}; it must be 'row' or 'column'")

@@ -1,0 +1,161 @@
+"""The checks that every operation passes, whatever it computes.
+
+A test module is a table of cases and calls into these. `f` is the operation with its options
+bound, `reference` the same mathematics in lax or jnp operations, differentiated by JAX.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.test_util import check_grads
+
+# Errors allowed, as a share of the largest magnitude of the reference. The low precisions
+# round their results once, and sums in at least float32 add little to that.
+TOLERANCE = {
+    jnp.dtype("float64"): 1e-12,
+    jnp.dtype("float32"): 2e-6,
+    jnp.dtype("bfloat16"): 2**-7,
+    jnp.dtype("float16"): 2**-10,
+}
+
+
+def normal(rng, *shape, dtype="float64"):
+    """Normally distributed numbers: no ties and, in tests of this size, no kinks nearby."""
+    return jnp.asarray(rng.normal(size=shape), dtype)
+
+
+def distinct(rng, *shape, dtype="float64"):
+    """A permutation of equally spaced numbers: no ties, neighbours far apart."""
+    n = int(np.prod(shape))
+    return jnp.asarray(rng.permutation(n).reshape(shape) - n / 2 + 0.25, dtype)
+
+
+def integers(rng, *shape, dtype="int32", low=-5, high=6):
+    """Small integers."""
+    return jnp.asarray(rng.integers(low, high, size=shape), dtype)
+
+
+def assert_close(actual, expected, *, tolerance=None):
+    """Same shapes, and the same numbers up to a share of the largest magnitude expected."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape, (actual.shape, expected.shape)
+    if actual.size == 0:
+        return
+    if tolerance is None:
+        tolerance = TOLERANCE.get(actual.dtype, 0.0)
+    actual, expected = actual.astype("float64"), expected.astype("float64")
+    same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
+    with np.errstate(invalid="ignore"):
+        error = np.where(same, 0.0, np.abs(actual - expected)).max()
+    magnitude = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)
+    assert error <= tolerance * max(magnitude, np.finfo("float64").tiny), (
+        f"error {error:.3g} of magnitude {magnitude:.3g}, allowed {tolerance:.3g} of it"
+    )
+
+
+def cotangents(rng, outputs):
+    """Random cotangents for a tree of outputs; float0 for integer ones."""
+
+    def one(y):
+        if not jnp.issubdtype(y.dtype, jnp.floating):
+            return np.zeros(y.shape, jax.dtypes.float0)
+        return normal(rng, *y.shape, dtype=y.dtype)
+
+    return jax.tree.map(one, outputs)
+
+
+def value_and_cotangents(f, args, dy):
+    """The outputs of f and the cotangents of its arguments, compiled."""
+
+    def run(args, dy):
+        y, pullback = jax.vjp(f, *args)
+        return y, pullback(dy)
+
+    return jax.jit(run)(args, dy)
+
+
+def check_first_order(f, reference, *args, seed=1):
+    """Values and cotangents equal those of JAX's autodiff of the reference."""
+    outputs = jax.eval_shape(f, *args)
+    expected_outputs = jax.eval_shape(reference, *args)
+    assert jax.tree.map(lambda y: (y.shape, y.dtype), outputs) == jax.tree.map(
+        lambda y: (y.shape, y.dtype), expected_outputs
+    )
+    dy = cotangents(np.random.default_rng(seed), outputs)
+    actual = value_and_cotangents(f, args, dy)
+    expected = value_and_cotangents(reference, args, dy)
+    for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert got.dtype == want.dtype
+        assert_close(got, want)
+
+
+def check_second_order(f, reference, *args, seed=2):
+    """check_grads to second order, and the Hessian both ways, against the reference's."""
+    check_grads(f, args, order=2, modes=["rev"], atol=1e-6, rtol=1e-6, eps=1e-4)
+    check_hessian(f, reference, *args, seed=seed)
+
+
+def check_hessian(f, reference, *args, seed=2):
+    """`jvp` of `grad` and `grad` of `grad` of a curved loss, against the reference's."""
+    rng = np.random.default_rng(seed)
+    argnums = tuple(range(len(args)))
+    targets = cotangents(rng, jax.eval_shape(f, *args))
+    direction = tuple(normal(rng, *a.shape) for a in args)
+
+    def loss(function):
+        def scalar(*args):
+            y = function(*args)
+            terms = [
+                jnp.sum(t * jnp.sin(v))
+                for v, t in zip(jax.tree.leaves(y), jax.tree.leaves(targets), strict=True)
+                if t.dtype != jax.dtypes.float0
+            ]
+            return sum(terms)
+
+        return scalar
+
+    def forward_over_reverse(function):
+        return jax.jvp(jax.grad(loss(function), argnums), args, direction)[1]
+
+    def reverse_over_reverse(function):
+        def along(*args):
+            slopes = jax.grad(loss(function), argnums)(*args)
+            return sum(jnp.vdot(g, d) for g, d in zip(slopes, direction, strict=True))
+
+        return jax.grad(along, argnums)(*args)
+
+    expected = jax.jit(lambda: forward_over_reverse(reference))()
+    for way in (forward_over_reverse, reverse_over_reverse):
+        for got, want in zip(jax.jit(lambda way=way: way(f))(), expected, strict=True):
+            assert_close(got, want, tolerance=1e-11)
+
+
+def check_adjoint(rng, linear, adjoint, shape):
+    """⟨A x, y⟩ = ⟨x, Aᵀ y⟩ for a linear map, in exact integers carried by float64."""
+    x = integers(rng, *shape, dtype="float64")
+    y = integers(rng, *jax.eval_shape(linear, x).shape, dtype="float64")
+    assert jnp.vdot(linear(x), y) == jnp.vdot(x, adjoint(y))
+
+
+def check_low_precision(f, *args, dtype):
+    """Values and cotangents in `dtype`, against the same operation in float64.
+
+    The arguments are rounded to `dtype` first, so that only the operation's own rounding is
+    left to compare.
+    """
+    low = tuple(a.astype(dtype) for a in args)
+    high = tuple(a.astype("float64") for a in low)
+    outputs = jax.eval_shape(f, *low)
+    dy = cotangents(np.random.default_rng(3), outputs)
+    actual = value_and_cotangents(f, low, dy)
+    wide = jax.tree.map(lambda t, y: t.astype(y.dtype), dy, jax.eval_shape(f, *high))
+    expected = value_and_cotangents(f, high, wide)
+    for got, argument in zip(actual[1], low, strict=True):
+        assert got.dtype == argument.dtype
+    for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert_close(got, want, tolerance=TOLERANCE[jnp.dtype(dtype)])
+
+
+def message(error):
+    """The text of an exception that pytest.raises caught, on one line."""
+    return " ".join(str(error.value).split())
