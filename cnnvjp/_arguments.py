@@ -1,6 +1,7 @@
 """Checks of array arguments, and what keeps a rule right under every kind of parallelism."""
 
-import functools
+import math
+import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -11,16 +12,19 @@ from jax.sharding import AxisType, NamedSharding
 FLOATS = tuple(jnp.dtype(d) for d in ("float16", "bfloat16", "float32", "float64"))
 
 
-def operands(*, integers: bool = False, **arrays: Any) -> tuple[Any, ...]:
+def operands(
+    *, integers: bool = False, optional: tuple[str, ...] = (), **arrays: Any
+) -> tuple[Any, ...]:
     """The array arguments of one call, checked and made alike.
 
-    They must be real and share a dtype. A Python number takes the dtype of the first array,
-    and None stays None. Inside `shard_map`, every array is cast to vary over the mesh axes
+    They must be real and share a dtype. A Python number takes the dtype of the first array.
+    Inside `shard_map`, every array is cast to vary over the mesh axes
     that any of them varies over: JAX transposes that cast to a sum over devices, which is
     what the cotangent of a replicated argument needs, and the rule need not know.
 
     Args:
         integers: whether integer arrays are welcome.
+        optional: the names of arguments that may be None, which stays None.
         **arrays: the arguments by their public names.
 
     Returns:
@@ -42,7 +46,10 @@ def operands(*, integers: bool = False, **arrays: Any) -> tuple[Any, ...]:
                 f"{name}: got {value.dtype}, but {first} is {dtype}; the arrays of one call share "
                 f"a dtype: cast one of them, as in {name}.astype({first}.dtype)"
             )
-    checked = [_as_array(name, value, dtype) for name, value in arrays.items()]
+    checked = [
+        None if value is None and name in optional else _as_array(name, value, dtype)
+        for name, value in arrays.items()
+    ]
     return unify_varying(*checked)
 
 
@@ -54,8 +61,9 @@ def _check_dtype(name: str, value: Any, integers: bool) -> None:
 
 
 def _as_array(name: str, value: Any, dtype: Any) -> Any:
-    if value is None or isinstance(value, jax.Array):
-        return value
+    if isinstance(value, jax.Array):
+        # A weak type is a Python number's, as in jax.grad(f)(0.5). Rules want an array.
+        return value.astype(value.dtype) if value.weak_type else value
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return jnp.asarray(value)
     if isinstance(value, int | float) and not isinstance(value, bool) and dtype is not None:
@@ -78,7 +86,32 @@ def integer_operand(name: str, value: Any) -> jax.Array:
 
 def accumulator(dtype: Any) -> np.dtype:
     """The dtype in which sums of `dtype` are held: at least float32, integers as they are."""
-    return jnp.promote_types(dtype, jnp.float32) if dtype in FLOATS else jnp.dtype(dtype)
+    return wider(dtype, jnp.float32) if dtype in FLOATS else jnp.dtype(dtype)
+
+
+def wider(a: Any, b: Any) -> np.dtype:
+    """The smallest dtype that holds both, of two floating ones or two integer ones."""
+    a, b = jnp.dtype(a), jnp.dtype(b)
+    if a.itemsize != b.itemsize:
+        return max(a, b, key=lambda dtype: dtype.itemsize)
+    return a if a == b else jnp.dtype("float32")  # float16 beside bfloat16
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """`x` in the dtype of its sums, for arithmetic that is to be rounded once, at its end."""
+    return x.astype(accumulator(x.dtype))
+
+
+def number_option(
+    name: str, value: Any, *, low: float = -math.inf, high: float = math.inf
+) -> float:
+    """An option that is one number between `low` and `high`, known before anything is computed."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if real and math.isfinite(value) and low <= value <= high:
+        return float(value)
+    bounds = "" if low == -math.inf else f" of at least {low:g}"
+    bounds = bounds if high == math.inf else f" from {low:g} to {high:g}"
+    raise ValueError(f"{name}: got {value!r}; it must be a finite Python number{bounds}")
 
 
 def varying_axes(x: Any) -> frozenset[str]:
@@ -98,10 +131,10 @@ def unify_varying(*arrays: Any) -> tuple[Any, ...]:
     )
 
 
-if hasattr(jax.lax, "pcast"):
-    _cast_varying = functools.partial(jax.lax.pcast, to="varying")
-else:  # before JAX 0.8
-    _cast_varying = jax.lax.pvary
+def _cast_varying(x: Any, axes: tuple[str, ...]) -> Any:
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(x, axes, to="varying")
+    return jax.lax.pvary(x, axes)  # before JAX 0.8
 
 
 class ArrayType(NamedTuple):

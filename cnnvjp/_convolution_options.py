@@ -90,7 +90,7 @@ def check_channels(x: jax.Array, w: jax.Array, groups: int) -> None:
 
 def check_bias(b: Any, x: jax.Array, y: jax.Array, ndim: int) -> jax.Array:
     """A bias for `y`, the convolution of `x`: tied (C,) or untied (*out_spatial, C)."""
-    if getattr(b, "dtype", None) != x.dtype:
+    if not hasattr(b, "dtype") or b.dtype != x.dtype:
         got = getattr(b, "dtype", type(b).__name__)
         raise TypeError(f"b: got {got}; it must be an array of {x.dtype}, as the others are")
     if b.shape not in (y.shape[-1:], y.shape[-1 - ndim :]):
@@ -133,8 +133,8 @@ def on_one_batch_axis(
         if "shard" not in str(error):
             raise
         raise ValueError(
-            f"{first}: its batch axes {batch} are sharded as {jax.typeof(x).sharding.spec}, so that "
-            "they cannot be merged; shard the first of them alone, or use jax.vmap for the others"
+            f"{first}: its batch axes {batch} are sharded as {jax.typeof(x).sharding.spec} and "
+            "cannot be merged; shard the first of them alone, or use jax.vmap for the others"
         ) from error
     result = core(*merged)
     return result.reshape(*batch, *result.shape[1:]) if maps else result

@@ -13,6 +13,7 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class Window:
         stride: s, the step from one window to the next.
         padding: `(before, after)`; negative entries crop.
         dilation: d, the distance between neighbouring taps.
-        overhang: positions that `ceil_mode` added behind the padding.
+        overhang: positions that `ceil_mode` added behind the padding, or took away.
     """
 
     input_size: tuple[int, ...]
@@ -105,7 +106,7 @@ class Window:
     def inside(self, axis: int) -> np.ndarray:
         """Which taps of which windows stand on the input, as an array of shape (o, k)."""
         position = self.positions(axis)
-        return (0 <= position) & (position < self.input_size[axis])
+        return (position >= 0) & (position < self.input_size[axis])
 
     def inside_or_padding(self, axis: int) -> np.ndarray:
         """Which taps stand on the input or its padding, not on the overhang of `ceil_mode`."""
@@ -156,12 +157,12 @@ def make_window(
                 f"axis {axis}, which has {n} and padding {(before, after)}, {max(room, 0)} in all; "
                 "use a smaller window or dilation, or more padding"
             )
-        windows = (room - extent) // s + 1
+        windows = fitting = (room - extent) // s + 1
         if ceil_mode:
             windows = -((extent - room) // s) + 1
             if (windows - 1) * s >= n + before:  # the last window would start in the padding
                 windows -= 1
-        overhang.append(max((windows - 1) * s + extent - room, 0) if ceil_mode else 0)
+        overhang.append(0 if windows == fitting else (windows - 1) * s + extent - room)
     return Window(tuple(input_size), tuple(size), strides, pairs, dilations, tuple(overhang))
 
 
@@ -250,28 +251,28 @@ def pad_pairs(
 
 def numeric_padding(padding: Padding, ndim: int) -> tuple[Pair, ...]:
     """Padding given in numbers, as `(before, after)` for each axis."""
-    if is_sequence(padding) and len(padding) == ndim and all(map(is_sequence, padding)):
-        pairs = [tuple(map(_index, pair)) for pair in padding]
-        if all(len(pair) == 2 and None not in pair for pair in pairs):
-            return tuple(pairs)
-    entries = [_index(p) for p in padding] if is_sequence(padding) else [_index(padding)] * ndim
-    if len(entries) != ndim or None in entries:
-        raise ValueError(
-            f"padding: got {padding!r}; it must be one of {', '.join(_NAMED_PADDINGS)}, an int, a "
-            f"sequence of {ndim} ints, or of {ndim} pairs (before, after)"
-        )
-    return tuple((p, p) for p in entries)
+    both_sides = _entries(padding, ndim)
+    if both_sides is not None:
+        return tuple((p, p) for p in both_sides)
+    if is_sequence(padding) and len(padding) == ndim:
+        pairs = [_entries(pair, 2) if is_sequence(pair) else None for pair in padding]
+        if None not in pairs:
+            return tuple((pair[0], pair[1]) for pair in pairs if pair is not None)
+    raise ValueError(
+        f"padding: got {padding!r}; it must be one of {', '.join(_NAMED_PADDINGS)}, an int, a "
+        f"sequence of {ndim} ints, or of {ndim} pairs (before, after)"
+    )
 
 
 def per_axis(name: str, value: PerAxis, ndim: int, *, minimum: int = 1) -> tuple[int, ...]:
     """An option as one int for each axis, from an int or a sequence of `ndim` ints."""
-    entries = [_index(v) for v in value] if is_sequence(value) else [_index(value)] * ndim
-    if len(entries) != ndim or any(e is None or e < minimum for e in entries):
+    entries = _entries(value, ndim)
+    if entries is None or min(entries) < minimum:
         raise ValueError(
             f"{name}: got {value!r}; it must be an int or a sequence of {ndim} ints, "
             f"each at least {minimum}"
         )
-    return tuple(entries)
+    return entries
 
 
 def spatial_rank(spatial_ndim: int | None, **options: object) -> int:
@@ -281,7 +282,9 @@ def spatial_rank(spatial_ndim: int | None, **options: object) -> int:
         spatial_ndim: what the caller asked for, or None.
         **options: options by name; those that are sequences have D entries.
     """
-    lengths = {name: len(value) for name, value in options.items() if is_sequence(value)}
+    lengths: dict[str, int | None] = {
+        name: len(value) for name, value in options.items() if is_sequence(value)
+    }
     if spatial_ndim is not None:
         lengths["spatial_ndim"] = _index(spatial_ndim)
     ndims = set(lengths.values()) or {2}
@@ -292,7 +295,7 @@ def spatial_rank(spatial_ndim: int | None, **options: object) -> int:
             f"({described}); give each the same number of entries"
         )
     (ndim,) = ndims
-    if ndim not in range(1, _LARGEST_NDIM + 1):
+    if ndim is None or not 1 <= ndim <= _LARGEST_NDIM:
         name = next(iter(lengths))
         raise ValueError(f"{name}: got {ndim!r} spatial axes; 1, 2 and 3 are supported")
     return ndim
@@ -308,16 +311,23 @@ def spatial_size(shape: tuple[int, ...], ndim: int, *, argument: str = "x") -> t
     return shape[-1 - ndim : -1]
 
 
-def is_sequence(value: object) -> bool:
+def is_sequence(value: object) -> TypeGuard[Sequence[Any]]:
     """Whether an option gives each axis its own entry."""
     return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
 
 
-def _index(value: object) -> int | None:
+def _entries(value: object, count: int) -> tuple[int, ...] | None:
+    """`count` ints, from one int or a sequence of them, and None from anything else."""
+    found = tuple(_index(v) for v in value) if is_sequence(value) else (_index(value),) * count
+    ints = tuple(entry for entry in found if entry is not None)
+    return ints if len(found) == len(ints) == count else None
+
+
+def _index(value: Any) -> int | None:
     """An int as such, numpy's included, and None for anything else, bool included."""
     if isinstance(value, bool | np.bool_):
         return None
     try:
-        return operator.index(value)  # type: ignore[arg-type]
+        return operator.index(value)
     except TypeError:
         return None

@@ -6,10 +6,9 @@ This layer knows layouts and dtypes. It knows neither autodiff nor the names of 
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
-from cnnvjp._arguments import ArrayType
+from cnnvjp._arguments import ArrayType, wider
 from cnnvjp._geometry import Pair
 
 # Since when lax can transpose a convolution whose output is wider than its operands.
@@ -92,8 +91,8 @@ def _convolve(
     out: ArrayType,
     **groups: int,
 ) -> jax.Array:
-    dtype = jnp.promote_types(x.dtype, w.dtype)
-    widening = dtype != out.dtype == jnp.promote_types(dtype, out.dtype)
+    dtype = wider(x.dtype, w.dtype)
+    widening = dtype != out.dtype == wider(dtype, out.dtype)
     if widening and not _TRANSPOSES_WIDENING:
         dtype = out.dtype
     y = lax.conv_general_dilated(

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from cnnvjp._arguments import ArrayType, accumulator, hashable_precision, operands, primal_type
+from cnnvjp._broadcasting import broadcast_to, check_suffix, sum_shared
 from cnnvjp._geometry import is_sequence, per_axis, spatial_rank, spatial_size
 from cnnvjp._rules import call
 
@@ -50,7 +50,7 @@ def add_bias(z: jax.Array, b: jax.Array) -> jax.Array:
     Source: [H] 8.32–8.37.
     """
     z, b = operands(z=z, b=b)
-    _check_suffix("b", b, z, smallest=1)
+    check_suffix("b", b, z, smallest=1)
     return call(_add_bias, z, b)
 
 
@@ -61,39 +61,20 @@ def bias_added(z: jax.Array, b: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _add_bias(z: jax.Array, b: jax.Array) -> jax.Array:
-    return z + _broadcast_to(b, z)
+    return z + broadcast_to(b, z)
 
 
 def _add_bias_fwd(z: jax.Array, b: jax.Array) -> Any:
-    return z + _broadcast_to(b, z), b  # b for its shape and dtype
+    return z + broadcast_to(b, z), b  # b for its shape and dtype
 
 
 def _add_bias_bwd(b: jax.Array, dy: jax.Array) -> Any:
     dz = dy  # [H] 8.35
-    db = _sum_shared(dy, b)  # [H] 8.36
+    db = sum_shared(dy, b)  # [H] 8.36
     return dz, db
 
 
 _add_bias.defvjp(_add_bias_fwd, _add_bias_bwd)
-
-
-def _sum_shared(dy: jax.Array, b: jax.Array) -> jax.Array:
-    """Sums dy over the axes that share b, its leading ones."""
-    shared = tuple(range(dy.ndim - b.ndim))
-    return jnp.sum(dy, shared, dtype=accumulator(dy.dtype)).astype(b.dtype)
-
-
-def _broadcast_to(b: jax.Array, z: jax.Array) -> jax.Array:
-    return jnp.expand_dims(b, tuple(range(z.ndim - b.ndim)))
-
-
-def _check_suffix(name: str, b: jax.Array, z: jax.Array, *, smallest: int) -> None:
-    if not smallest <= b.ndim <= z.ndim or b.shape != z.shape[z.ndim - b.ndim :]:
-        tied = ", ".join(["()"] * (smallest == 0) + [str(z.shape[-1:])])
-        raise ValueError(
-            f"{name}: got the shape {b.shape}; beside an array of shape {z.shape} it must be tied, "
-            f"{tied}, or untied, of the shape of the last axes"
-        )
 
 
 # ------------------------------------------------------------------------------------------
@@ -128,24 +109,24 @@ def scale(z: jax.Array, b: jax.Array | float) -> jax.Array:
     Source: [H] E8.9.
     """
     z, b = operands(z=z, b=b)
-    _check_suffix("b", b, z, smallest=0)
+    check_suffix("b", b, z, smallest=0)
     return call(_scale, z, b)
 
 
 @jax.custom_vjp
 def _scale(z: jax.Array, b: jax.Array) -> jax.Array:
-    return z * _broadcast_to(b, z)
+    return z * broadcast_to(b, z)
 
 
 def _scale_fwd(z: jax.Array, b: jax.Array) -> Any:
-    return z * _broadcast_to(b, z), (z, b)
+    return z * broadcast_to(b, z), (z, b)
 
 
 def _scale_bwd(residuals: Any, dy: jax.Array) -> Any:
     z, b = residuals
-    dz = _broadcast_to(b, dy) * dy  # ∂n/∂z = b
+    dz = broadcast_to(b, dy) * dy  # ∂n/∂z = b
     wide = accumulator(dy.dtype)
-    db = _sum_shared(z.astype(wide) * dy.astype(wide), b)  # ∂n/∂b = z, summed as in [H] 8.36
+    db = sum_shared(z.astype(wide) * dy.astype(wide), b)  # ∂n/∂b = z, summed as in [H] 8.36
     return dz, db
 
 
@@ -187,15 +168,17 @@ def dense(
 
     Source: [H] 8.12 with any matrix; [B], "Backward Pass".
     """
-    x, w, b = operands(x=x, w=w, b=b)
+    x, w, b = operands(optional=("b",), x=x, w=w, b=b)
     if w.ndim != 2:
         raise ValueError(f"w: got the shape {w.shape}; it must be (n_in, n_out)")
     if x.ndim < 1 or x.shape[-1] != w.shape[0]:
         raise ValueError(
-            f"x: got the shape {x.shape}; for w of shape {w.shape} it must be (*batch, {w.shape[0]})"
+            f"x: got the shape {x.shape}; for w of shape {w.shape} it is (*batch, {w.shape[0]})"
         )
     if b is not None and b.shape != w.shape[1:]:
-        raise ValueError(f"b: got the shape {b.shape}; for w of shape {w.shape} it is {w.shape[1:]}")
+        raise ValueError(
+            f"b: got the shape {b.shape}; for w of shape {w.shape} it is {w.shape[1:]}"
+        )
     y = call(_dense, x, w, hashable_precision(precision))
     return y if b is None else bias_added(y, b)
 
@@ -221,7 +204,11 @@ _dense.defvjp(_dense_fwd, _dense_bwd)
 
 
 def _contract(
-    x: jax.Array, w: jax.Array, axes: tuple[tuple[int, ...], ...], precision: Any, out: ArrayType
+    x: jax.Array,
+    w: jax.Array,
+    axes: tuple[tuple[int, ...], tuple[int, ...]],
+    precision: Any,
+    out: ArrayType,
 ) -> jax.Array:
     """Multiplies and sums over the axes named for either array."""
     return lax.dot_general(

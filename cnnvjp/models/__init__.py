@@ -1,0 +1,8 @@
+"""Networks built of the operations, from a textbook's figure to LeNet-5."""
+
+from cnnvjp.models._autoencoder import autoencoder
+from cnnvjp.models._lenet5 import lenet5
+from cnnvjp.models._squares_and_diamonds import squares_and_diamonds
+from cnnvjp.models._textbook import textbook
+
+__all__ = ["autoencoder", "lenet5", "squares_and_diamonds", "textbook"]

@@ -1,0 +1,95 @@
+"""What the models share: parameters of a layer, its net input with names, checked options.
+
+Layers are numbered as in [H] fig. 8.9: a pooling layer counts as one.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnnvjp._arguments import FLOATS
+from cnnvjp._convolution_options import positive_int
+from cnnvjp._geometry import is_sequence, per_axis
+from cnnvjp.affine import add_bias, dense
+from cnnvjp.convolution import conv
+
+Parameters = dict[str, jax.Array]
+Named = Callable[[str, jax.Array], jax.Array]
+
+# Our kernels are (*kernel, C_in // groups, C_out) and our matrices (n_in, n_out), for which
+# the axes that JAX's initialisers assume are right: the fan-in is the product of all but the
+# last axis.
+before_relu = jax.nn.initializers.he_normal()
+before_tanh = jax.nn.initializers.glorot_normal()
+before_softmax = jax.nn.initializers.glorot_normal()
+
+
+def layer_params(
+    key: jax.Array,
+    weight_shape: tuple[int, ...],
+    dtype: Any,
+    initializer: jax.nn.initializers.Initializer = before_relu,
+) -> Parameters:
+    """Random weights of one layer, and a bias of zeros for its outputs."""
+    return {
+        "w": initializer(key, weight_shape, dtype),
+        "b": jnp.zeros(weight_shape[-1:], dtype),
+    }
+
+
+def convolution(
+    named: Named, layer: int, a: jax.Array, params: Parameters, **options: Any
+) -> jax.Array:
+    """The net input of a convolution layer, N = W ⊗ A + b ([H] 8.21, 8.32)."""
+    lz = named(f"lz{layer}", conv(a, params["w"], **options))
+    return named(f"n{layer}", add_bias(lz, params["b"]))
+
+
+def fully_connected(named: Named, layer: int, a: jax.Array, params: Parameters) -> jax.Array:
+    """The net input of a fully connected layer."""
+    lz = named(f"lz{layer}", dense(a, params["w"]))
+    return named(f"n{layer}", add_bias(lz, params["b"]))
+
+
+def unnamed(name: str, value: jax.Array) -> jax.Array:
+    """Takes the place of `named` where values are of no interest."""
+    return value
+
+
+def check_input_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
+    """The shape of one image, (height, width, channels)."""
+    try:
+        height, width, channels = per_axis("input_shape", tuple(input_shape), 3)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"input_shape: got {input_shape!r}; it must be one image's (height, width, channels), "
+            "without a batch axis"
+        ) from error
+    return height, width, channels
+
+
+def check_maps(maps: Sequence[int]) -> tuple[int, int]:
+    """The numbers of feature maps of two layers."""
+    if not is_sequence(maps):
+        raise ValueError(f"maps: got {maps!r}; it must be a sequence of 2 ints, each at least 1")
+    first, second = per_axis("maps", maps, 2)
+    return first, second
+
+
+def check_classes(classes: int) -> int:
+    """The number of classes."""
+    return positive_int("classes", classes)
+
+
+def check_dtype(dtype: Any) -> np.dtype:
+    """The dtype of a model's parameters, and so of its input."""
+    try:
+        checked = jnp.dtype(dtype)
+    except TypeError:
+        checked = None
+    if checked not in FLOATS:
+        raise TypeError(f"dtype: got {dtype!r}; it must be float16, bfloat16, float32 or float64")
+    return checked

@@ -1,0 +1,337 @@
+"""Activations that are smooth everywhere: the sigmoids, and what is gated by one.
+
+As with the other activations, dn = f'(n) ∘ da ([H] 8.53). Where f' is a function of y alone,
+y is what the rule saves. In 16 bits, values and derivatives are computed in float32 and
+rounded once.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.special import erfc
+
+from cnnvjp._arguments import operands, widened
+from cnnvjp._rules import call
+
+
+def _across(slope: jax.Array, dy: jax.Array) -> jax.Array:
+    """dN = Ḟ ∘ dA ([H] 8.53)."""
+    return (slope * widened(dy)).astype(dy.dtype)
+
+
+# ------------------------------------------------------------------------------------------
+# sigmoid
+# ------------------------------------------------------------------------------------------
+
+
+def sigmoid(x: jax.Array) -> jax.Array:
+    """The logistic sigmoid: y = σ(x) = 1 / (1 + e⁻ˣ).
+
+    Gradient ([H] 8.53):
+        dx = y · (1 − y) · dy
+
+    Args:
+        x: net inputs, of any shape.
+
+    Returns:
+        y between 0 and 1, of x's shape and dtype.
+
+    Raises:
+        TypeError: if x is not a floating array.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> x = jnp.array([-jnp.inf, 0.0, jnp.inf])
+        >>> sigmoid(x)
+        Array([0. , 0.5, 1. ], dtype=float32)
+        >>> jax.grad(lambda x: sigmoid(x).sum())(x)
+        Array([0.  , 0.25, 0.  ], dtype=float32)
+
+    Source: [H] 8.49–8.53; [J] 8; [B], "Backpropagation through Convolution: Activation".
+    """
+    (x,) = operands(x=x)
+    return call(_sigmoid, x)
+
+
+@jax.custom_vjp
+def _sigmoid(x: jax.Array) -> jax.Array:
+    return _logistic(x)
+
+
+def _logistic(x: jax.Array) -> jax.Array:
+    return lax.logistic(widened(x)).astype(x.dtype)
+
+
+def _sigmoid_fwd(x: jax.Array) -> Any:
+    y = _logistic(x)
+    return y, y
+
+
+def _sigmoid_bwd(y: jax.Array, dy: jax.Array) -> Any:
+    y = widened(y)
+    return (_across(y * (1 - y), dy),)
+
+
+_sigmoid.defvjp(_sigmoid_fwd, _sigmoid_bwd)
+
+
+# ------------------------------------------------------------------------------------------
+# tanh
+# ------------------------------------------------------------------------------------------
+
+
+def tanh(x: jax.Array) -> jax.Array:
+    """The hyperbolic tangent: y = tanh(x).
+
+    Gradient ([H] 8.53):
+        dx = (1 − y²) · dy
+
+    Args:
+        x: net inputs, of any shape.
+
+    Returns:
+        y between −1 and 1, of x's shape and dtype.
+
+    Raises:
+        TypeError: if x is not a floating array.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> x = jnp.array([-jnp.inf, 0.0, jnp.inf])
+        >>> tanh(x)
+        Array([-1.,  0.,  1.], dtype=float32)
+        >>> jax.grad(lambda x: tanh(x).sum())(x)
+        Array([0., 1., 0.], dtype=float32)
+
+    Source: [H] 8.49–8.53; [J] 8; [B], "Backpropagation through Convolution: Activation".
+    """
+    (x,) = operands(x=x)
+    return call(_tanh, x)
+
+
+@jax.custom_vjp
+def _tanh(x: jax.Array) -> jax.Array:
+    return _hyperbolic(x)
+
+
+def _hyperbolic(x: jax.Array) -> jax.Array:
+    return jnp.tanh(widened(x)).astype(x.dtype)
+
+
+def _tanh_fwd(x: jax.Array) -> Any:
+    y = _hyperbolic(x)
+    return y, y
+
+
+def _tanh_bwd(y: jax.Array, dy: jax.Array) -> Any:
+    y = widened(y)
+    return (_across((1 - y) * (1 + y), dy),)  # 1 − y² with less cancellation
+
+
+_tanh.defvjp(_tanh_fwd, _tanh_bwd)
+
+
+# ------------------------------------------------------------------------------------------
+# softplus
+# ------------------------------------------------------------------------------------------
+
+
+def softplus(x: jax.Array) -> jax.Array:
+    """A smooth rectifier: y = log(1 + eˣ).
+
+    Gradient ([H] 8.53):
+        dx = σ(x) · dy
+
+    Args:
+        x: net inputs, of any shape and size: no exponential overflows.
+
+    Returns:
+        y, of x's shape and dtype.
+
+    Raises:
+        TypeError: if x is not a floating array.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> softplus(jnp.array([-1000.0, 1000.0]))
+        Array([   0., 1000.], dtype=float32)
+        >>> jax.grad(softplus)(jnp.zeros(()))
+        Array(0.5, dtype=float32)
+
+    Source: [H] 8.49–8.53; the function is that of Dugas et al. (2001).
+    """
+    (x,) = operands(x=x)
+    return call(_softplus, x)
+
+
+@jax.custom_vjp
+def _softplus(x: jax.Array) -> jax.Array:
+    return _log_one_plus_exp(x)
+
+
+def _log_one_plus_exp(x: jax.Array) -> jax.Array:
+    wide = widened(x)
+    return (jnp.maximum(wide, 0) + jnp.log1p(jnp.exp(-jnp.abs(wide)))).astype(x.dtype)
+
+
+def _softplus_fwd(x: jax.Array) -> Any:
+    return _log_one_plus_exp(x), x
+
+
+def _softplus_bwd(x: jax.Array, dy: jax.Array) -> Any:
+    return (_across(lax.logistic(widened(x)), dy),)
+
+
+_softplus.defvjp(_softplus_fwd, _softplus_bwd)
+
+
+# ------------------------------------------------------------------------------------------
+# silu, gelu: x times a gate
+# ------------------------------------------------------------------------------------------
+
+# Beyond ±this, every gate here is 0 or 1 in every dtype. Held within, x can be multiplied by
+# what vanishes there, with no ∞ · 0.
+_SATURATED = 800.0
+
+Gate = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def _gated(x: jax.Array, gate: Gate) -> jax.Array:
+    """y = x · g(x), with 0 at −∞ and ∞ at ∞."""
+    wide = widened(x)
+    within = jnp.clip(wide, -_SATURATED, _SATURATED)
+    g, _ = gate(within)
+    return jnp.where(wide > _SATURATED, wide, within * g).astype(x.dtype)
+
+
+def _gated_slope(x: jax.Array, gate: Gate) -> jax.Array:
+    """y' = g(x) + x · g'(x)."""
+    within = jnp.clip(widened(x), -_SATURATED, _SATURATED)
+    g, slope = gate(within)
+    return g + within * slope
+
+
+def _logistic_gate(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """σ and its derivative, σ(x) · (1 − σ(x)) with no cancellation."""
+    g = lax.logistic(x)
+    return g, g * lax.logistic(-x)
+
+
+def _normal_gate(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Φ(x), the probability that a standard normal variable is at most x, and its density."""
+    g = erfc(-x * math.sqrt(0.5)) / 2
+    return g, jnp.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+def _approximate_normal_gate(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Φ(x) ≈ ½ (1 + tanh u) = σ(2u) with u = √(2/π) (x + 0.044715 x³), and its derivative."""
+    scale, cubic = math.sqrt(2 / math.pi), 0.044715
+    g, slope = _logistic_gate(2 * scale * (x + cubic * x * x * x))
+    return g, slope * 2 * scale * (1 + 3 * cubic * x * x)
+
+
+def silu(x: jax.Array) -> jax.Array:
+    """The sigmoid linear unit, or swish: y = x · σ(x).
+
+    Gradient ([H] 8.53):
+        dx = (σ(x) + x · σ(x) · (1 − σ(x))) · dy
+
+    Args:
+        x: net inputs, of any shape and size; y is 0 at −∞ and ∞ at ∞.
+
+    Returns:
+        y, of x's shape and dtype.
+
+    Raises:
+        TypeError: if x is not a floating array.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> x = jnp.array([-1e9, 0.0, jnp.inf])
+        >>> silu(x)
+        Array([-0.,  0., inf], dtype=float32)
+        >>> jax.grad(lambda x: silu(x).sum())(x)
+        Array([0. , 0.5, 1. ], dtype=float32)
+
+    Source: [H] 8.49–8.53; the function is that of Hendrycks and Gimpel (2016).
+    """
+    (x,) = operands(x=x)
+    return call(_silu, x)
+
+
+@jax.custom_vjp
+def _silu(x: jax.Array) -> jax.Array:
+    return _gated(x, _logistic_gate)
+
+
+def _silu_fwd(x: jax.Array) -> Any:
+    return _gated(x, _logistic_gate), x
+
+
+def _silu_bwd(x: jax.Array, dy: jax.Array) -> Any:
+    return (_across(_gated_slope(x, _logistic_gate), dy),)
+
+
+_silu.defvjp(_silu_fwd, _silu_bwd)
+
+
+def gelu(x: jax.Array, approximate: bool = True) -> jax.Array:
+    """The Gaussian error linear unit: y = x · Φ(x), Φ the normal distribution's function.
+
+        approximate:  Φ(x) ≈ ½ (1 + tanh(√(2/π) (x + 0.044715 x³)))
+        else:         Φ(x) = ½ (1 + erf(x / √2))
+
+    Gradient ([H] 8.53):
+        dx = (Φ(x) + x · Φ'(x)) · dy, with Φ' the derivative of the form that is used
+
+    Args:
+        x: net inputs, of any shape and size; y is 0 at −∞ and ∞ at ∞.
+        approximate: whether Φ is approximated by a tanh, as by default in jax.nn; in PyTorch
+            the default is the exact form.
+
+    Returns:
+        y, of x's shape and dtype.
+
+    Raises:
+        TypeError: if x is not a floating array.
+        ValueError: if approximate is not a bool.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> x = jnp.array([-1e9, 0.0, jnp.inf])
+        >>> gelu(x)
+        Array([-0.,  0., inf], dtype=float32)
+        >>> jax.grad(lambda x: gelu(x, approximate=False).sum())(x)
+        Array([0. , 0.5, 1. ], dtype=float32)
+
+    Source: [H] 8.49–8.53; the function is that of Hendrycks and Gimpel (2016).
+    """
+    (x,) = operands(x=x)
+    if not isinstance(approximate, bool):
+        raise ValueError(f"approximate: got {approximate!r}; it must be True or False")
+    return call(_gelu, x, approximate)
+
+
+def _gelu_gate(approximate: bool) -> Gate:
+    return _approximate_normal_gate if approximate else _normal_gate
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gelu(x: jax.Array, approximate: bool) -> jax.Array:
+    return _gated(x, _gelu_gate(approximate))
+
+
+def _gelu_fwd(x: jax.Array, approximate: bool) -> Any:
+    return _gated(x, _gelu_gate(approximate)), x
+
+
+def _gelu_bwd(approximate: bool, x: jax.Array, dy: jax.Array) -> Any:
+    return (_across(_gated_slope(x, _gelu_gate(approximate)), dy),)
+
+
+_gelu.defvjp(_gelu_fwd, _gelu_bwd)

@@ -1,0 +1,158 @@
+"""The softmax layer's activation, and its logarithm.
+
+These do not act entry by entry: each output depends on all net inputs along an axis, and the
+derivative is a matrix, multiplied out below.
+"""
+
+import functools
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnnvjp._arguments import operands, widened
+from cnnvjp._rules import call
+
+# ------------------------------------------------------------------------------------------
+# softmax
+# ------------------------------------------------------------------------------------------
+
+
+def softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
+    """Positive numbers with the sum 1 along an axis: y_i = e^x_i / Σ_j e^x_j.
+
+    Gradient: with ∂y_j/∂x_i = y_j · ((i = j) − y_i),
+        dx = y · (dy − Σ_j dy_j · y_j)
+
+    Args:
+        x: net inputs, with at least one entry along the axis. Huge ones do no harm: the
+            largest is subtracted from all. An entry of −∞ gets the share 0.
+        axis: the axis along which the outputs sum to 1.
+
+    Returns:
+        y, of x's shape and dtype.
+
+    Raises:
+        TypeError: if x is not a floating array.
+        ValueError: if x has no such axis, or no entry along it.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> x = jnp.array([1e9, 1e9])
+        >>> softmax(x)
+        Array([0.5, 0.5], dtype=float32)
+        >>> jax.grad(lambda x: softmax(x)[0])(x)
+        Array([ 0.25, -0.25], dtype=float32)
+
+    Source: the output layer of [H] fig. 8.11; the derivative of an activation, [H] 8.51, with
+    an off-diagonal.
+    """
+    (x,) = operands(x=x)
+    return call(_softmax, x, _check_axis(axis, x))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _softmax(x: jax.Array, axis: int) -> jax.Array:
+    return _shares(x, axis)
+
+
+def _shares(x: jax.Array, axis: int) -> jax.Array:
+    powers = jnp.exp(_below_largest(x, axis))
+    return (powers / jnp.sum(powers, axis, keepdims=True)).astype(x.dtype)
+
+
+def _softmax_fwd(x: jax.Array, axis: int) -> Any:
+    y = _shares(x, axis)
+    return y, y
+
+
+def _softmax_bwd(axis: int, y: jax.Array, dy: jax.Array) -> Any:
+    wide_y, wide_dy = widened(y), widened(dy)
+    mean = jnp.sum(wide_dy * wide_y, axis, keepdims=True)
+    return ((wide_y * (wide_dy - mean)).astype(dy.dtype),)
+
+
+_softmax.defvjp(_softmax_fwd, _softmax_bwd)
+
+
+# ------------------------------------------------------------------------------------------
+# log_softmax
+# ------------------------------------------------------------------------------------------
+
+
+def log_softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
+    """The logarithm of `softmax`: y_i = x_i − log Σ_j e^x_j.
+
+    Gradient: with ∂y_j/∂x_i = (i = j) − e^y_i,
+        dx = dy − e^y · Σ_j dy_j
+
+    Args:
+        x: net inputs, with at least one entry along the axis. Huge ones do no harm.
+        axis: the axis along which the powers e^y sum to 1.
+
+    Returns:
+        y, of x's shape and dtype.
+
+    Raises:
+        TypeError: if x is not a floating array.
+        ValueError: if x has no such axis, or no entry along it.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> x = jnp.array([0.0, 1000.0])
+        >>> log_softmax(x)
+        Array([-1000.,     0.], dtype=float32)
+        >>> jax.grad(lambda x: log_softmax(x)[0])(x)
+        Array([ 1., -1.], dtype=float32)
+
+    Source: as for `softmax`.
+    """
+    (x,) = operands(x=x)
+    return call(_log_softmax, x, _check_axis(axis, x))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _log_softmax(x: jax.Array, axis: int) -> jax.Array:
+    return _log_shares(x, axis)
+
+
+def _log_shares(x: jax.Array, axis: int) -> jax.Array:
+    x_below = _below_largest(x, axis)
+    return (x_below - jnp.log(jnp.sum(jnp.exp(x_below), axis, keepdims=True))).astype(x.dtype)
+
+
+def _log_softmax_fwd(x: jax.Array, axis: int) -> Any:
+    y = _log_shares(x, axis)
+    return y, y
+
+
+def _log_softmax_bwd(axis: int, y: jax.Array, dy: jax.Array) -> Any:
+    wide_dy = widened(dy)
+    total = jnp.sum(wide_dy, axis, keepdims=True)
+    return ((wide_dy - jnp.exp(widened(y)) * total).astype(dy.dtype),)
+
+
+_log_softmax.defvjp(_log_softmax_fwd, _log_softmax_bwd)
+
+
+def _below_largest(x: jax.Array, axis: int) -> jax.Array:
+    """x less its largest entry, which changes neither function, and so has no derivative."""
+    x = widened(x)
+    return x - lax.stop_gradient(jnp.max(x, axis, keepdims=True))
+
+
+def _check_axis(axis: int, x: jax.Array) -> int:
+    try:
+        number = x.ndim if isinstance(axis, bool) else operator.index(axis)
+    except TypeError:
+        number = x.ndim
+    if not -x.ndim <= number < x.ndim:
+        raise ValueError(
+            f"axis: got {axis!r}; for x of shape {x.shape} it must be an int from {-x.ndim} to "
+            f"{x.ndim - 1}"
+        )
+    if x.shape[number] == 0:
+        raise ValueError(f"x: got the shape {x.shape}; axis {axis} needs an entry")
+    return number

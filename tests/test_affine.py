@@ -1,0 +1,206 @@
+"""add_bias, scale, dense, flatten and unflatten."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from checker import (
+    assert_close,
+    check_adjoint,
+    check_first_order,
+    check_low_precision,
+    check_second_order,
+    integers,
+    normal,
+    value_and_cotangents,
+)
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cnnvjp import equations
+from cnnvjp.affine import add_bias, dense, flatten, scale, unflatten
+
+
+def aligned(b, z):
+    return b.reshape((1,) * (z.ndim - b.ndim) + b.shape)
+
+
+BIAS_SHAPES = [
+    ((3, 4, 5, 2), (2,)),
+    ((3, 4, 5, 2), (4, 5, 2)),
+    ((4, 2), (2,)),
+    ((2,), (2,)),
+    ((2, 3, 4, 2), (3, 4, 2)),
+    ((0, 4, 2), (2,)),
+]
+
+
+@pytest.mark.parametrize("z_shape, b_shape", BIAS_SHAPES)
+def test_add_bias(rng, z_shape, b_shape):
+    z, b = normal(rng, *z_shape), normal(rng, *b_shape)
+    check_first_order(add_bias, lambda z, b: z + aligned(b, z), z, b)
+
+
+@pytest.mark.parametrize("z_shape, b_shape", [*BIAS_SHAPES, ((3, 4, 2), ())])
+def test_scale(rng, z_shape, b_shape):
+    z, b = normal(rng, *z_shape), normal(rng, *b_shape)
+    check_first_order(scale, lambda z, b: z * aligned(b, z), z, b)
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize(
+    "x_shape, with_bias",
+    [((3,), True), ((5, 3), True), ((5, 3), False), ((2, 5, 3), True), ((0, 3), True)],
+)
+def test_dense(rng, x_shape, with_bias):
+    args = (normal(rng, *x_shape), normal(rng, 3, 4), *([normal(rng, 4)] if with_bias else []))
+
+    def reference(x, w, b=None):
+        y = jnp.einsum("...i,io->...o", x, w)
+        return y if b is None else y + aligned(b, y)
+
+    check_first_order(dense, reference, *args)
+
+
+@pytest.mark.parametrize("order", ["row", "column"])
+@pytest.mark.parametrize(
+    "shape, ndim", [((2, 3, 4, 2), 2), ((3, 4), 1), ((2, 2, 3, 4, 2), 3), ((0, 3, 2, 2), 2)]
+)
+def test_flatten_and_unflatten(rng, order, shape, ndim):
+    x = normal(rng, *shape)
+    maps = shape[-1 - ndim :]
+
+    def reference(x):
+        batch = x.shape[: -1 - ndim]
+        if order == "column":
+            axes = [*range(len(batch)), *reversed(range(len(batch), x.ndim))]
+            x = jnp.transpose(x, axes)
+        return jnp.reshape(x, (*batch, int(np.prod(maps))))
+
+    forward = lambda x: flatten(x, order=order, spatial_ndim=ndim)
+    check_first_order(forward, reference, x)
+    back = lambda v: unflatten(v, maps, order=order)
+    assert_close(back(forward(x)), x)
+    v = normal(rng, *forward(x).shape)
+    check_first_order(back, lambda v: jax.vjp(reference, x)[1](v)[0], v)
+    check_adjoint(rng, forward, back, shape)
+
+
+def test_second_order(rng):
+    z, b = normal(rng, 2, 3, 4), normal(rng, 3, 4)
+    check_second_order(add_bias, lambda z, b: z + aligned(b, z), z, b)
+    check_second_order(scale, lambda z, b: z * aligned(b, z), z, b)
+    x, w = normal(rng, 3, 2), normal(rng, 2, 4)
+    check_second_order(dense, lambda x, w: x @ w, x, w)
+    m = normal(rng, 2, 3, 2)
+    order = dict(order="column")
+    check_second_order(
+        lambda m: flatten(m, **order), lambda m: jnp.transpose(m, (2, 1, 0)).reshape(12), m
+    )
+    check_second_order(
+        lambda v: unflatten(v, (2, 3, 2), **order),
+        lambda v: jnp.transpose(v.reshape(2, 3, 2), (2, 1, 0)),
+        m.reshape(12),
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_low_precision(rng, dtype):
+    """Sums of a thousand terms, in x and in the batch."""
+    z = normal(rng, 4, 16, 16, 3)
+    check_low_precision(add_bias, z, normal(rng, 3), dtype=dtype)
+    check_low_precision(scale, z, normal(rng, 3), dtype=dtype)
+    check_low_precision(scale, z, normal(rng), dtype=dtype)
+    x, w = normal(rng, 1000, 1000), normal(rng, 1000, 8)
+    check_low_precision(dense, x, w, normal(rng, 8), dtype=dtype)
+    check_low_precision(flatten, z, dtype=dtype)
+
+
+def test_a_python_number_is_a_scalar_of_the_same_dtype(rng):
+    z = normal(rng, 2, 3, dtype="float32")
+    assert scale(z, 2).dtype == scale(z, 0.5).dtype == jnp.float32
+    assert_close(scale(z, 2), z + z)
+
+
+def test_equations(rng):
+    """[H] 8.33–8.36, a tied bias; 8.26, columns map by map."""
+    z, b, dn = rng.normal(size=(3, 4)), 0.7, rng.normal(size=(3, 4))
+    y, (dz, db) = value_and_cotangents(
+        add_bias, (jnp.asarray(z)[..., None], jnp.asarray([b])), jnp.asarray(dn)[..., None]
+    )
+    assert_close(y[..., 0], equations.h_8_33(z, b))
+    assert_close(dz[..., 0], equations.h_8_34(dn))
+    assert_close(db[0], equations.h_8_36(dn))
+    maps = rng.normal(size=(2, 3, 4))  # (map, row, column)
+    assert_close(
+        flatten(jnp.asarray(maps).transpose(1, 2, 0), order="column"), equations.h_8_26(maps)
+    )
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8"])
+def test_moving_data_takes_integers(rng, dtype):
+    x = integers(rng, 2, 3, 4, 2, dtype=dtype, low=0)
+    v = flatten(x, order="column")
+    assert v.dtype == dtype
+    np.testing.assert_array_equal(unflatten(v, (3, 4, 2), order="column"), x)
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_sharded_batch(rng, kind):
+    x, w, b, s = normal(rng, 4, 2, 2, 3), normal(rng, 12, 5), normal(rng, 5), normal(rng, 3)
+    loss = lambda w, b, s, x: jnp.sum(jnp.sin(dense(flatten(scale(x, s), order="column"), w, b)))
+    expected = jax.grad(loss, (0, 1, 2, 3))(w, b, s, x)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,), devices=jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        put = lambda a, *spec: jax.device_put(a, NamedSharding(mesh, P(*spec)))
+        actual = jax.jit(jax.grad(loss, (0, 1, 2, 3)))(put(w), put(b), put(s), put(x, "data"))
+    for got, want in zip(actual, expected, strict=True):
+        assert_close(got, want)
+
+
+def test_shard_map_with_replicated_weights(rng):
+    x, w, b = normal(rng, 4, 3), normal(rng, 3, 5), normal(rng, 5)
+    loss = lambda w, b, x: jnp.sum(jnp.sin(dense(x, w, b)))
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    specs = dict(mesh=mesh, in_specs=(P(), P(), P("data")))
+    total = jax.shard_map(lambda *a: lax.psum(loss(*a), "data"), out_specs=P(), **specs)
+    inside = jax.shard_map(jax.grad(loss, (0, 1)), out_specs=(P(), P()), **specs)
+    expected = jax.grad(loss, (0, 1))(w, b, x)
+    for gradient in (jax.grad(total, (0, 1)), inside):
+        for got, want in zip(jax.jit(gradient)(w, b, x), expected, strict=True):
+            assert_close(got, want)
+
+
+Z, W = jnp.zeros((2, 4, 4, 3)), jnp.zeros((3, 5))
+WRONG = [
+    (add_bias, (Z, jnp.zeros(4)), {}, ValueError, r"^b: got the shape \(4,\); .* tied, \(3,\)"),
+    (add_bias, (Z, jnp.zeros(())), {}, ValueError, r"^b: got the shape \(\)"),
+    (add_bias, (Z, jnp.zeros((1, 2, 4, 4, 3))), {}, ValueError, r"^b: got the shape"),
+    (add_bias, (Z, jnp.zeros(3, "float32")), {}, TypeError, r"^b: got float32, but z is float64"),
+    (add_bias, (Z.astype(int), jnp.zeros(3, int)), {}, TypeError, r"^z: got an array of int64"),
+    (scale, (Z, jnp.zeros(4)), {}, ValueError, r"^b: got the shape \(4,\); .* tied, \(\), \(3,\)"),
+    (scale, (Z, "2"), {}, TypeError, r"^b: got str; it must be a jax or numpy array or a number"),
+    (scale, (2.0, 3.0), {}, TypeError, r"^z: got float; it must be a jax or numpy array"),
+    (dense, (Z, W[0]), {}, ValueError, r"^w: got the shape \(5,\); it must be \(n_in, n_out\)"),
+    (dense, (Z[..., :2], W), {}, ValueError, r"^x: got the shape .* it is \(\*batch, 3\)"),
+    (dense, (Z[0, 0, 0, 0], W), {}, ValueError, r"^x: got the shape \(\)"),
+    (dense, (Z, W, jnp.zeros(3)), {}, ValueError, r"^b: got the shape \(3,\); .* it is \(5,\)"),
+    (dense, (Z, W), dict(precision=3), ValueError, r"^precision: got 3"),
+    (dense, (Z, None), {}, TypeError, r"^w: got NoneType"),
+    (flatten, (Z,), dict(order="col"), ValueError, r"^order: got 'col'; it must be 'row' or 'column'"),
+    (flatten, (Z[0, 0],), {}, ValueError, r"^x: got the shape \(4, 3\)"),
+    (flatten, (Z,), dict(spatial_ndim=4), ValueError, r"^spatial_ndim: got 4"),
+    (flatten, (Z > 0,), {}, TypeError, r"^x: got an array of bool"),
+    (unflatten, (Z[0, 0, 0], (2, 2, 1)), {}, ValueError, r"^shape: got \(2, 2, 1\), which holds 4"),
+    (unflatten, (Z[0, 0, 0], 3), {}, ValueError, r"^shape: got 3; it must be \(\*spatial, C\)"),
+    (unflatten, (Z[0, 0, 0], (3, 0)), {}, ValueError, r"^shape: got \(3, 0\)"),
+    (unflatten, (Z[0, 0, 0], (1, 3)), dict(order=1), ValueError, r"^order: got 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("f, args, options, kind, text", WRONG, ids=[w[4][:40] for w in WRONG])
+def test_wrong_calls(f, args, options, kind, text):
+    with pytest.raises(kind, match=text):
+        f(*args, **options)
