@@ -2,12 +2,15 @@
 
 import math
 import numbers
+import operator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from cnnvjp._geometry import is_sequence
 
 FLOATS = tuple(jnp.dtype(d) for d in ("float16", "bfloat16", "float32", "float64"))
 
@@ -114,6 +117,21 @@ def number_option(
     raise ValueError(f"{name}: got {value!r}; it must be a finite Python number{bounds}")
 
 
+def axes_option(name: str, axes: Any, x: jax.Array) -> tuple[int, ...]:
+    """An option that names axes of `x`, one int or a sequence of them, counted from the front."""
+    try:
+        entries = [operator.index(axis) for axis in (axes if is_sequence(axes) else (axes,))]
+    except TypeError:
+        entries = [x.ndim]
+    counted = sorted(axis % max(x.ndim, 1) for axis in entries)
+    if any(not -x.ndim <= axis < x.ndim for axis in entries) or len(set(counted)) < len(entries):
+        raise ValueError(
+            f"{name}: got {axes!r}; for x of shape {x.shape} axes are distinct ints from {-x.ndim} "
+            f"to {x.ndim - 1}"
+        )
+    return tuple(counted)
+
+
 def varying_axes(x: Any) -> frozenset[str]:
     """The mesh axes over which an array differs between the devices of a `shard_map`."""
     kind = jax.typeof(x)
@@ -134,7 +152,7 @@ def unify_varying(*arrays: Any) -> tuple[Any, ...]:
 def _cast_varying(x: Any, axes: tuple[str, ...]) -> Any:
     if hasattr(jax.lax, "pcast"):
         return jax.lax.pcast(x, axes, to="varying")
-    return jax.lax.pvary(x, axes)  # before JAX 0.8
+    return getattr(jax.lax, "pvary")(x, axes)  # before JAX 0.8
 
 
 class ArrayType(NamedTuple):
@@ -153,6 +171,14 @@ def primal_type(x: jax.Array) -> ArrayType:
     sharding = jax.typeof(x).sharding
     explicit = AxisType.Explicit in getattr(sharding.mesh, "axis_types", ())
     return ArrayType(x.dtype, sharding if explicit else None)
+
+
+def summed_type(dtype: Any, x: jax.Array, ndim: int) -> ArrayType:
+    """The type of a result of `ndim` axes that sums over the batch of `x`: whole everywhere."""
+    sharding = primal_type(x).sharding
+    if sharding is not None:
+        sharding = NamedSharding(sharding.mesh, PartitionSpec(*(None,) * ndim))
+    return ArrayType(jnp.dtype(dtype), sharding)
 
 
 def hashable_precision(precision: Any) -> Any:

@@ -1,5 +1,7 @@
 """Arguments that positions share: one number per channel, or per neuron, or one for all."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -17,7 +19,7 @@ def sum_shared(dy: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.sum(dy, shared, dtype=accumulator(dy.dtype)).astype(b.dtype)
 
 
-def check_suffix(name: str, b: jax.Array, z: jax.Array, *, smallest: int) -> None:
+def check_suffix(name: str, b: Any, z: jax.Array, *, smallest: int) -> None:
     """Checks that b has the shape of z's last axes, of at least `smallest` of them."""
     if not smallest <= b.ndim <= z.ndim or b.shape != z.shape[z.ndim - b.ndim :]:
         tied = ", ".join(["()"] * (smallest == 0) + [str(z.shape[-1:])])

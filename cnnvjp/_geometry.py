@@ -173,6 +173,8 @@ def forward_input_size(
     padding: Padding,
     dilation: PerAxis,
     requested: PerAxis | None,
+    *,
+    operation: str = "the forward convolution",
 ) -> tuple[int, ...]:
     """The input size of a forward convolution whose output has `output_size`.
 
@@ -208,8 +210,8 @@ def forward_input_size(
             f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]}…{sizes[-1]}" for sizes in candidates
         )
         raise ValueError(
-            f"output_size: got {chosen}; the forward convolution leads to the size {output_size} "
-            f"from inputs of {fitting}"
+            f"output_size: got {chosen}; {operation} leads to the size {output_size} from inputs "
+            f"of {fitting}"
         )
     return chosen
 
@@ -246,11 +248,19 @@ def pad_pairs(
                 less, more = total // 2, total - total // 2
                 pairs.append((less, more) if padding == "SAME" else (more, less))
         return tuple(pairs)
-    return numeric_padding(padding, ndim)
+    return numeric_padding(padding, ndim, names=_NAMED_PADDINGS)
 
 
-def numeric_padding(padding: Padding, ndim: int) -> tuple[Pair, ...]:
-    """Padding given in numbers, as `(before, after)` for each axis."""
+def numeric_padding(
+    padding: Padding, ndim: int, *, names: tuple[str, ...] = ()
+) -> tuple[Pair, ...]:
+    """Padding given in numbers, as `(before, after)` for each axis.
+
+    Args:
+        padding: an int, D ints or D pairs.
+        ndim: D.
+        names: what the caller accepts besides, for the message.
+    """
     both_sides = _entries(padding, ndim)
     if both_sides is not None:
         return tuple((p, p) for p in both_sides)
@@ -258,9 +268,10 @@ def numeric_padding(padding: Padding, ndim: int) -> tuple[Pair, ...]:
         pairs = [_entries(pair, 2) if is_sequence(pair) else None for pair in padding]
         if None not in pairs:
             return tuple((pair[0], pair[1]) for pair in pairs if pair is not None)
+    named = f"one of {', '.join(names)}, " if names else ""
     raise ValueError(
-        f"padding: got {padding!r}; it must be one of {', '.join(_NAMED_PADDINGS)}, an int, a "
-        f"sequence of {ndim} ints, or of {ndim} pairs (before, after)"
+        f"padding: got {padding!r}; it must be {named}an int, a sequence of {ndim} ints, or of "
+        f"{ndim} pairs (before, after)"
     )
 
 
@@ -309,6 +320,14 @@ def spatial_size(shape: tuple[int, ...], ndim: int, *, argument: str = "x") -> t
             f"(*batch, {', '.join(('depth', 'height', 'width')[-ndim:])}, channels)"
         )
     return shape[-1 - ndim : -1]
+
+
+def occupied_size(shape: tuple[int, ...], ndim: int, *, argument: str = "x") -> tuple[int, ...]:
+    """`spatial_size`, and a ValueError where an axis is empty."""
+    size = spatial_size(shape, ndim, argument=argument)
+    if min(size) < 1:
+        raise ValueError(f"{argument}: got the spatial size {size}; every axis needs a position")
+    return size
 
 
 def is_sequence(value: object) -> TypeGuard[Sequence[Any]]:

@@ -5,8 +5,8 @@ Pixel i of m lies over the n pixels of the source at
     (i + ½)·n/m − ½          pixels are cells, whose centres are half a pixel inside,
     i·(n − 1)/(m − 1)        with `align_corners`: the first and last centres coincide.
 
-Both are fractions of ints and are split into ⌊·⌋ and remainder exactly, so that no result
-depends on how a division was rounded.
+Both are fractions of ints and are kept as such: which pixels take part never depends on how
+a division was rounded.
 """
 
 import dataclasses
@@ -51,8 +51,7 @@ def interpolation_matrix(n: int, m: int, interpolation: Interpolation) -> Sparse
         numerator, denominator = i * (n - 1), max(m - 1, 1)
     else:
         numerator, denominator = (2 * i + 1) * n - m, 2 * m
-    below, remainder = np.divmod(numerator, denominator)
-    return _mixtures(below, remainder / denominator, n, m, interpolation)
+    return _mixtures(numerator, denominator, n, m, interpolation)
 
 
 def _copies(columns: np.ndarray, n: int) -> SparseMatrix:
@@ -61,15 +60,17 @@ def _copies(columns: np.ndarray, n: int) -> SparseMatrix:
 
 
 def _mixtures(
-    below: np.ndarray, beyond: np.ndarray, n: int, m: int, interpolation: Interpolation
+    numerator: np.ndarray, denominator: int, n: int, m: int, interpolation: Interpolation
 ) -> SparseMatrix:
-    """Row i weighs the pixels around below[i] + beyond[i] by their distance from it."""
-    linear = interpolation.method == "linear"
-    stretch = max(n / m, 1.0) if interpolation.antialias else 1.0
-    reach = math.ceil((1 if linear else 2) * stretch)
+    """Row i weighs the pixels around numerator[i] / denominator by their distance from it."""
+    shrinking = interpolation.antialias and n > m
+    unit = 2 * n if shrinking else denominator  # n/m times wider, where 2m is the denominator
+    radius = 1 if interpolation.method == "linear" else 2
+    reach = math.ceil(radius * unit / denominator)
+    below, remainder = np.divmod(numerator, denominator)
     offsets = np.arange(1 - reach, reach + 1)
-    distance = np.abs(beyond[:, None] - offsets) / stretch
-    if linear:
+    distance = np.abs(remainder[:, None] - offsets * denominator) / unit
+    if interpolation.method == "linear":
         weights = np.maximum(1 - distance, 0)
     else:
         weights = _cubic(distance, -0.5 if interpolation.antialias else -0.75)

@@ -17,9 +17,9 @@ from jax import lax
 
 from cnnvjp._arguments import widened
 
-# Terms of a row that are written out one after the other. Longer rows loop over groups of
-# as many, so that a program's size does not grow with them.
-_TERMS_AT_ONCE = 8
+# Rows of up to so many terms are written out, and fuse to one pass over x. Longer ones are a
+# loop, so that the program's size, and the time to compile it, do not grow with them.
+_LONGEST_WRITTEN_OUT = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class SparseMatrix:
 
 
 def along_axes(x: jax.Array, matrices: Sequence[SparseMatrix | None]) -> jax.Array:
-    """y = A x along each spatial axis of x: (..., *spatial, C), None leaving an axis alone.
+    """Multiplies each spatial axis of (..., *spatial, C) by its matrix; None leaves it alone.
 
     Sums are held in at least float32 and rounded to x's dtype once, after the last axis.
     """
@@ -74,11 +74,12 @@ def along_axes(x: jax.Array, matrices: Sequence[SparseMatrix | None]) -> jax.Arr
 
 
 def transposes(matrices: Sequence[SparseMatrix | None]) -> list[SparseMatrix | None]:
-    """The matrices of the adjoint, dx = Aᵀ dy along each axis."""
+    """The matrices of the adjoint: dx = Aᵀ dy along each axis."""
     return [None if matrix is None else matrix.T for matrix in matrices]
 
 
 def _along_axis(x: jax.Array, matrix: SparseMatrix, axis: int) -> jax.Array:
+    """Sums the k-th terms of all rows, one gather for each k."""
     columns, weights = matrix.terms
     copies = bool(np.isin(weights, (0, 1)).all())  # nothing to multiply, whatever the dtype
     filled = bool((weights == 0).any())
@@ -92,6 +93,9 @@ def _along_axis(x: jax.Array, matrix: SparseMatrix, axis: int) -> jax.Array:
 
     c, w = jnp.asarray(columns), jnp.asarray(weights, x.dtype)
     y, _ = lax.scan(
-        lambda y, k: (y + term(*k), None), term(c[0], w[0]), (c[1:], w[1:]), unroll=_TERMS_AT_ONCE
+        lambda y, k: (y + term(*k), None),
+        term(c[0], w[0]),
+        (c[1:], w[1:]),
+        unroll=len(columns) <= _LONGEST_WRITTEN_OUT,
     )
     return y

@@ -218,13 +218,13 @@ def prelu(x: jax.Array, slope: jax.Array | float) -> jax.Array:
 
     Source: [H] 8.49–8.53; the function is that of He et al. (2015).
     """
-    x, slope = operands(x=x, slope=slope)
-    if slope.shape not in ((), x.shape[-1:]):
+    x, trained = operands(x=x, slope=slope)
+    if trained.shape not in ((), x.shape[-1:]):
         raise ValueError(
-            f"slope: got the shape {slope.shape}; for x of shape {x.shape} it must be () or "
+            f"slope: got the shape {trained.shape}; for x of shape {x.shape} it must be () or "
             f"{x.shape[-1:]}"
         )
-    return call(_prelu, x, slope)
+    return call(_prelu, x, trained)
 
 
 @jax.custom_vjp
@@ -304,7 +304,7 @@ _elu.defvjp(_elu_fwd, _elu_bwd)
 
 
 def _below(x: jax.Array) -> jax.Array:
-    """x up to 0, so that no exponential overflows where it is not selected."""
+    """`x` up to 0, so that no exponential overflows where it is not selected."""
     return widened(jnp.where(x > 0, 0, x))
 
 

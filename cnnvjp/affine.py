@@ -103,7 +103,7 @@ def scale(z: jax.Array, b: jax.Array | float) -> jax.Array:
     Example:
         >>> import jax, jax.numpy as jnp
         >>> z = jnp.array([[1.0, 2.0], [3.0, 4.0]])
-        >>> jax.grad(lambda b: scale(z, b).sum())(jnp.array(2.0))
+        >>> jax.grad(lambda b: scale(z, b).sum())(jnp.float32(2))
         Array(10., dtype=float32)
 
     Source: [H] E8.9.

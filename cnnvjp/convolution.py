@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnvjp import _lowering as lowering
-from cnnvjp._arguments import ArrayType, operands, primal_type
+from cnnvjp._arguments import ArrayType, operands, primal_type, summed_type
 from cnnvjp._convolution_options import (
     Options,
     check_bias,
@@ -401,11 +401,11 @@ def conv_kernel_grad(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, options: Options) -> jax.Array:
-    return _g(x, dy, window, options, ArrayType(options.dtype))
+    return _g(x, dy, window, options, summed_type(options.dtype, x, x.ndim))
 
 
 def _conv_kernel_grad_fwd(x: jax.Array, dy: jax.Array, window: Window, options: Options) -> Any:
-    return _g(x, dy, window, options, ArrayType(options.dtype)), (x, dy)
+    return _g(x, dy, window, options, summed_type(options.dtype, x, x.ndim)), (x, dy)
 
 
 def _conv_kernel_grad_bwd(window: Window, options: Options, residuals: Any, v: jax.Array) -> Any:

@@ -8,7 +8,7 @@ import jax
 
 
 def _names_nothing(*_: Any, **__: Any) -> dict[str, jax.Array]:
-    raise ValueError("intermediates: this model names no values; build it by cnnvjp.named_model")
+    raise ValueError("intermediates: this model names no values; build it by Model.named")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Model:
     """A network as pure functions; its parameters and its state are kept by the caller.
 
     `Model(init, apply)` written by hand is all that `cnnvjp.train` needs. A model made by
-    `named_model`, as all of `cnnvjp.models` are, also names the values between its layers
+    `Model.named`, as all of `cnnvjp.models` are, also names the values between its layers
     after [H] 8.28–8.29: "lz3" is the output of layer 3's weight function, "n3" its net input
     and "a3" its activation, each where it differs from the next.
 
@@ -55,60 +55,65 @@ class Model:
     apply: Callable[..., tuple[jax.Array, Any]]
     intermediates: Callable[..., dict[str, jax.Array]] = _names_nothing
 
+    @staticmethod
+    def named(
+        init: Callable[..., tuple[Any, Any]], forward: Callable[..., tuple[jax.Array, Any]]
+    ) -> "Model":
+        """A model from one forward function that names the values on its way.
 
-def named_model(
-    init: Callable[..., tuple[Any, Any]], forward: Callable[..., tuple[jax.Array, Any]]
-) -> Model:
-    """A model from one forward function that names the values on its way.
+        Args:
+            init: as in `Model`.
+            forward: `forward(params, state, x, named, *, train, key) -> (y, state)`. It passes
+                each value that has a name through `named(name, value)`, which returns the value,
+                perturbed where that was asked for.
 
-    Args:
-        init: as in `Model`.
-        forward: `forward(params, state, x, named, *, train, key) -> (y, state)`. It passes
-            each value that has a name through `named(name, value)`, which returns the value,
-            perturbed where that was asked for.
+        Returns:
+            The `Model` whose `apply` and `intermediates` both run `forward`.
 
-    Returns:
-        The `Model` whose `apply` and `intermediates` both run `forward`.
+        Raises:
+            TypeError: (from apply) for perturbations that are not a dict of arrays of the dtype of
+                the values that they perturb.
+            ValueError: (from apply) for a perturbation of an unknown name or of another shape.
 
-    Raises:
-        TypeError: (from apply) for perturbations that are not a dict of arrays of the dtype of
-            the values that they perturb.
-        ValueError: (from apply) for a perturbation of an unknown name or of another shape.
+        Example:
+            >>> import jax, jax.numpy as jnp
+            >>> def forward(params, state, x, named, *, train, key):
+            ...     n1 = named("n1", x * params)
+            ...     return named("a1", jnp.tanh(n1)), state
+            >>> model = Model.named(lambda key, input_shape: (jnp.ones(input_shape), {}), forward)
+            >>> model.intermediates(jnp.array([2.0]), {}, jnp.array([0.5]))["n1"]
+            Array([1.], dtype=float32)
 
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> def forward(params, state, x, named, *, train, key):
-        ...     n1 = named("n1", x * params)
-        ...     return named("a1", jnp.tanh(n1)), state
-        >>> model = named_model(lambda key, input_shape: (jnp.ones(input_shape), {}), forward)
-        >>> model.intermediates(jnp.array([2.0]), {}, jnp.array([0.5]))["n1"]
-        Array([1.], dtype=float32)
+        Source: [H] 8.28–8.29.
+        """
 
-    Source: [H] 8.28–8.29.
-    """
+        def apply(
+            params: Any,
+            state: Any,
+            x: jax.Array,
+            *,
+            train: bool,
+            key: jax.Array | None = None,
+            perturbations: Mapping[str, jax.Array] | None = None,
+        ) -> tuple[jax.Array, Any]:
+            named = _Named({} if perturbations is None else perturbations)
+            y, state = forward(params, state, x, named, train=train, key=key)
+            named.check_all_used()
+            return y, state
 
-    def apply(
-        params: Any,
-        state: Any,
-        x: jax.Array,
-        *,
-        train: bool,
-        key: jax.Array | None = None,
-        perturbations: Mapping[str, jax.Array] | None = None,
-    ) -> tuple[jax.Array, Any]:
-        named = _Named({} if perturbations is None else perturbations)
-        y, state = forward(params, state, x, named, train=train, key=key)
-        named.check_all_used()
-        return y, state
+        def intermediates(
+            params: Any,
+            state: Any,
+            x: jax.Array,
+            *,
+            train: bool = False,
+            key: jax.Array | None = None,
+        ) -> dict[str, jax.Array]:
+            named = _Named({})
+            forward(params, state, x, named, train=train, key=key)
+            return named.values
 
-    def intermediates(
-        params: Any, state: Any, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
-    ) -> dict[str, jax.Array]:
-        named = _Named({})
-        forward(params, state, x, named, train=train, key=key)
-        return named.values
-
-    return Model(init, apply, intermediates)
+        return Model(init, apply, intermediates)
 
 
 class _Named:
@@ -133,7 +138,7 @@ class _Named:
 
     def _fitting(self, name: str, value: jax.Array) -> jax.Array:
         perturbation = self.perturbations[name]
-        if getattr(perturbation, "dtype", None) != value.dtype:
+        if not hasattr(perturbation, "dtype") or perturbation.dtype != value.dtype:
             got = getattr(perturbation, "dtype", type(perturbation).__name__)
             raise TypeError(
                 f"perturbations[{name!r}]: got {got}; it must be an array of {value.dtype}"

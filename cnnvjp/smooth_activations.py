@@ -20,7 +20,7 @@ from cnnvjp._rules import call
 
 
 def _across(slope: jax.Array, dy: jax.Array) -> jax.Array:
-    """dN = Ḟ ∘ dA ([H] 8.53)."""
+    """[H] 8.53: dN = Ḟ ∘ dA."""
     return (slope * widened(dy)).astype(dy.dtype)
 
 
@@ -86,7 +86,7 @@ _sigmoid.defvjp(_sigmoid_fwd, _sigmoid_bwd)
 
 
 def tanh(x: jax.Array) -> jax.Array:
-    """The hyperbolic tangent: y = tanh(x).
+    """The hyperbolic tangent: y = (eˣ − e⁻ˣ) / (eˣ + e⁻ˣ).
 
     Gradient ([H] 8.53):
         dx = (1 − y²) · dy
@@ -202,7 +202,7 @@ Gate = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def _gated(x: jax.Array, gate: Gate) -> jax.Array:
-    """y = x · g(x), with 0 at −∞ and ∞ at ∞."""
+    """`x · g(x)`, with 0 at −∞ and ∞ at ∞."""
     wide = widened(x)
     within = jnp.clip(wide, -_SATURATED, _SATURATED)
     g, _ = gate(within)
@@ -210,7 +210,7 @@ def _gated(x: jax.Array, gate: Gate) -> jax.Array:
 
 
 def _gated_slope(x: jax.Array, gate: Gate) -> jax.Array:
-    """y' = g(x) + x · g'(x)."""
+    """The derivative of `x · g(x)`: g(x) + x · g'(x)."""
     within = jnp.clip(widened(x), -_SATURATED, _SATURATED)
     g, slope = gate(within)
     return g + within * slope

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -90,7 +91,8 @@ def make_train_step(
     train state is kept whole on all of them. Each device computes the gradient of its share,
     and their sum goes to all (one all-reduce of what has the parameters' size); the numbers
     are those of one device, up to rounding. Statistics that the model takes over the batch are
-    of the whole batch.
+    of the whole batch. Where the mesh spans several processes, each passes its own part of the
+    batch, or arrays that span them too.
 
     Args:
         model: what is trained, by `apply(params, state, x, train=True, key=key)`.
@@ -194,7 +196,7 @@ def make_eval_step(
 
 def _mean_loss(loss: Loss, y: jax.Array, t: Any) -> jax.Array:
     values = loss(y, t)
-    if getattr(values, "dtype", None) not in FLOATS:
+    if not hasattr(values, "dtype") or values.dtype not in FLOATS:
         got = getattr(values, "dtype", type(values).__name__)
         raise TypeError(f"loss: got {got}; it must return a floating array")
     if values.shape[:1] != y.shape[:1]:
@@ -221,8 +223,10 @@ def _norm(gradients: Any) -> jax.Array:
 
 def _check_batch(batch: Any) -> None:
     """Checks that a batch is a pair (x, t) with the same number of examples, at least one."""
-    if not isinstance(batch, tuple) or len(batch) != 2:
-        raise TypeError(f"batch: got {type(batch).__name__}; it must be a pair (x, t)")
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        got = "one array" if hasattr(batch, "shape") else f"a {type(batch).__name__}"
+        size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+        raise TypeError(f"batch: got {got}{size}; it must be a pair (x, t)")
     examples = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
     if len(examples) != 1 or not all(examples) or (0,) in examples:
         shapes = [str(jnp.shape(leaf)) for leaf in jax.tree.leaves(batch)]
@@ -243,7 +247,6 @@ def _compiled(step: Callable[..., Any], mesh: Mesh | None, *, donate: bool) -> C
     if not isinstance(mesh, Mesh):
         raise TypeError(f"mesh: got {type(mesh).__name__}; it must be a jax.sharding.Mesh")
     data_axis = mesh.axis_names[0]
-    devices = mesh.shape[data_axis]
     # With Auto axes the compiler places what is between the inputs and the outputs.
     mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
     whole = NamedSharding(mesh, PartitionSpec())
@@ -253,13 +256,35 @@ def _compiled(step: Callable[..., Any], mesh: Mesh | None, *, donate: bool) -> C
     @functools.wraps(compiled)
     def placed(train_state: TrainState, batch: Batch, *key: jax.Array) -> Any:
         _check_batch(batch)
-        examples = jnp.shape(jax.tree.leaves(batch)[0])[0]
-        if examples % devices:
+        x = jax.tree.leaves(batch)[0]
+        everywhere = isinstance(x, jax.Array) and not x.is_fully_addressable
+        devices = (mesh if everywhere else mesh.local_mesh).shape[data_axis]
+        if x.shape[0] % devices:
             raise ValueError(
-                f"batch: got {examples} examples; the mesh divides them among the {devices} "
+                f"batch: got {x.shape[0]} examples; the mesh divides them among the {devices} "
                 f"devices of its axis {data_axis!r}, so it must be a multiple of {devices}"
             )
         shardings = (whole, divided, *(whole for _ in key))
-        return compiled(*jax.device_put((train_state, batch, *key), shardings))
+        return compiled(*_place((train_state, batch, *key), shardings))
 
     return placed
+
+
+def _place(arguments: Any, shardings: Any) -> Any:
+    """Puts each array where its sharding says, which costs nothing where it is there already."""
+
+    def place(array: Any, sharding: NamedSharding) -> Any:
+        if sharding.is_fully_addressable:
+            return jax.device_put(array, sharding)
+        if isinstance(array, jax.Array) and array.sharding == sharding:
+            return array
+        # One of several processes: it gives its own part of the batch, and all of the rest.
+        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            data = place(jax.random.key_data(array), sharding)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+        return jax.make_array_from_process_local_data(sharding, np.asarray(array))
+
+    def place_all(tree: Any, sharding: NamedSharding) -> Any:
+        return jax.tree.map(lambda array: place(array, sharding), tree)
+
+    return tuple(map(place_all, arguments, shardings))

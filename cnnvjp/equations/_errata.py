@@ -215,6 +215,6 @@ ERRATA: tuple[Erratum, ...] = (
         printed="[[w₃, w₄], [w₂, w₁]]",
         corrected="[[w₄, w₃], [w₂, w₁]]",
         why="The upper row is not reversed. The slides check a to d only, which the upper row "
-        "meets with zeros; e to p come out wrong.",
+        "meets with zeros; at stride 1, e to p come out wrong.",
     ),
 )

@@ -10,13 +10,13 @@ from cnnvjp._geometry import spatial_size
 from cnnvjp.activations import relu
 from cnnvjp.affine import add_bias
 from cnnvjp.convolution import conv_transpose
-from cnnvjp.model import Model, named_model
+from cnnvjp.model import Model
 from cnnvjp.models._layers import (
     Named,
     Parameters,
     check_dtype,
-    check_input_shape,
     check_maps,
+    compiled_init,
     convolution,
     layer_params,
 )
@@ -96,8 +96,9 @@ def autoencoder(maps: Sequence[int] = (16, 4), *, dtype: Any = jnp.float32) -> M
         n4 = up(named, 4, a3, params["conv_transpose4"], like=x)
         return n4, state
 
-    def init(key: jax.Array, input_shape: Sequence[int]) -> tuple[Any, Any]:
-        *_, channels = check_input_shape(input_shape)
+    @compiled_init
+    def init(key: jax.Array, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
+        *_, channels = input_shape
         key1, key2, key3, key4 = jax.random.split(key, 4)
         # A transpose has the kernel of the forward convolution: (*kernel, result, input).
         return {
@@ -113,4 +114,4 @@ def autoencoder(maps: Sequence[int] = (16, 4), *, dtype: Any = jnp.float32) -> M
             },
         }, {}
 
-    return named_model(init, forward)
+    return Model.named(init, forward)

@@ -3,6 +3,8 @@
 Layers are numbered as in [H] fig. 8.9: a pooling layer counts as one.
 """
 
+import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +27,21 @@ Named = Callable[[str, jax.Array], jax.Array]
 before_relu = jax.nn.initializers.he_normal()
 before_tanh = jax.nn.initializers.glorot_normal()
 before_softmax = jax.nn.initializers.glorot_normal()
+
+
+def compiled_init(init: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """Draws all of a model's parameters in one compilation, after a check of the shape.
+
+    Args:
+        init: `init(key, input_shape)` for images, of shape (height, width, channels).
+    """
+    compiled = jax.jit(init, static_argnums=1)
+
+    @functools.wraps(init)
+    def checked(key: jax.Array, input_shape: Sequence[int]) -> tuple[Any, Any]:
+        return compiled(key, check_input_shape(input_shape))
+
+    return checked
 
 
 def layer_params(
@@ -86,10 +103,8 @@ def check_classes(classes: int) -> int:
 
 def check_dtype(dtype: Any) -> np.dtype:
     """The dtype of a model's parameters, and so of its input."""
-    try:
-        checked = jnp.dtype(dtype)
-    except TypeError:
-        checked = None
-    if checked not in FLOATS:
-        raise TypeError(f"dtype: got {dtype!r}; it must be float16, bfloat16, float32 or float64")
-    return checked
+    if dtype is not None:  # which numpy takes for float64
+        with contextlib.suppress(TypeError):
+            if (checked := jnp.dtype(dtype)) in FLOATS:
+                return checked
+    raise TypeError(f"dtype: got {dtype!r}; it must be float16, bfloat16, float32 or float64")

@@ -1,6 +1,5 @@
 """LeNet-5, as it is used today and close to how it was."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 
 from cnnvjp.activations import relu
 from cnnvjp.affine import add_bias, flatten
-from cnnvjp.model import Model, named_model
+from cnnvjp.model import Model
 from cnnvjp.models._layers import (
     Named,
     Parameters,
@@ -17,14 +16,15 @@ from cnnvjp.models._layers import (
     before_tanh,
     check_classes,
     check_dtype,
-    check_input_shape,
+    compiled_init,
     convolution,
     fully_connected,
     layer_params,
     unnamed,
 )
-from cnnvjp.pooling import max_pool, weighted_avg_pool
+from cnnvjp.pooling import max_pool
 from cnnvjp.smooth_activations import tanh
+from cnnvjp.sum_pooling import weighted_avg_pool
 
 
 def lenet5(classes: int = 10, *, classic: bool = False, dtype: Any = jnp.float32) -> Model:
@@ -96,8 +96,8 @@ def lenet5(classes: int = 10, *, classic: bool = False, dtype: Any = jnp.float32
         n7 = fully_connected(named, 7, a6, params["dense7"])
         return n7, state
 
-    def init(key: jax.Array, input_shape: Sequence[int]) -> tuple[Any, Any]:
-        input_shape = check_input_shape(input_shape)
+    @compiled_init
+    def init(key: jax.Array, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
         key1, key3, key5, key6, key7 = jax.random.split(key, 5)
         params = {
             "conv1": layer_params(key1, (5, 5, input_shape[-1], 6), dtype, initializer),
@@ -113,7 +113,7 @@ def lenet5(classes: int = 10, *, classic: bool = False, dtype: Any = jnp.float32
         params["dense7"] = layer_params(key7, (84, classes), dtype, before_softmax)
         return params, {}
 
-    return named_model(init, forward)
+    return Model.named(init, forward)
 
 
 def _averaging(maps: int, dtype: Any) -> Parameters:

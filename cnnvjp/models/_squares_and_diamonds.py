@@ -9,7 +9,7 @@ import numpy as np
 
 from cnnvjp.activations import relu
 from cnnvjp.affine import flatten
-from cnnvjp.model import Model, named_model
+from cnnvjp.model import Model
 from cnnvjp.models._layers import (
     Named,
     check_dtype,
@@ -111,4 +111,4 @@ def squares_and_diamonds(*, dtype: Any = jnp.float32) -> Model:
             },
         }, {}
 
-    return named_model(init, forward)
+    return Model.named(init, forward)

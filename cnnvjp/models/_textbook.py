@@ -10,14 +10,14 @@ from cnnvjp._geometry import PerAxis, per_axis
 from cnnvjp.activations import relu
 from cnnvjp.affine import add_bias, dense, flatten
 from cnnvjp.convolution import conv
-from cnnvjp.model import Model, named_model
+from cnnvjp.model import Model
 from cnnvjp.models._layers import (
     Named,
     before_softmax,
     check_classes,
     check_dtype,
-    check_input_shape,
     check_maps,
+    compiled_init,
     layer_params,
     unnamed,
 )
@@ -97,8 +97,8 @@ def textbook(
         n5 = named("n5", add_bias(lz5, params["dense5"]["b"]))
         return n5, state
 
-    def init(key: jax.Array, input_shape: Sequence[int]) -> tuple[Any, Any]:
-        input_shape = check_input_shape(input_shape)
+    @compiled_init
+    def init(key: jax.Array, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
         key1, key3, key5 = jax.random.split(key, 3)
         params = {
             "conv1": layer_params(key1, (*kernel, input_shape[-1], maps1), dtype),
@@ -109,4 +109,4 @@ def textbook(
         params["dense5"] = layer_params(key5, (a4.size, classes), dtype, before_softmax)
         return params, {}
 
-    return named_model(init, forward)
+    return Model.named(init, forward)

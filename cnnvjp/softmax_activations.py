@@ -5,14 +5,14 @@ derivative is a matrix, multiplied out below.
 """
 
 import functools
-import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnvjp._arguments import operands, widened
+from cnnvjp._arguments import axes_option, operands, widened
+from cnnvjp._geometry import is_sequence
 from cnnvjp._rules import call
 
 # ------------------------------------------------------------------------------------------
@@ -138,21 +138,15 @@ _log_softmax.defvjp(_log_softmax_fwd, _log_softmax_bwd)
 
 
 def _below_largest(x: jax.Array, axis: int) -> jax.Array:
-    """x less its largest entry, which changes neither function, and so has no derivative."""
+    """`x` less its largest entry, which changes neither function, and so has no derivative."""
     x = widened(x)
     return x - lax.stop_gradient(jnp.max(x, axis, keepdims=True))
 
 
 def _check_axis(axis: int, x: jax.Array) -> int:
-    try:
-        number = x.ndim if isinstance(axis, bool) else operator.index(axis)
-    except TypeError:
-        number = x.ndim
-    if not -x.ndim <= number < x.ndim:
-        raise ValueError(
-            f"axis: got {axis!r}; for x of shape {x.shape} it must be an int from {-x.ndim} to "
-            f"{x.ndim - 1}"
-        )
+    if is_sequence(axis):
+        raise ValueError(f"axis: got {axis!r}; it must be one int")
+    (number,) = axes_option("axis", axis, x)
     if x.shape[number] == 0:
-        raise ValueError(f"x: got the shape {x.shape}; axis {axis} needs an entry")
+        raise ValueError(f"x: got the shape {x.shape}; its axis {axis} needs an entry")
     return number

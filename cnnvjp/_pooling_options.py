@@ -1,0 +1,79 @@
+"""What the pooling operations check before they compute."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from cnnvjp._geometry import (
+    Padding,
+    PerAxis,
+    Window,
+    make_window,
+    numeric_padding,
+    per_axis,
+    spatial_rank,
+    spatial_size,
+)
+
+_LARGEST_INDEX = np.iinfo(np.int32).max
+
+
+def pooling_window(
+    x: jax.Array,
+    size: PerAxis,
+    stride: PerAxis | None,
+    padding: Padding,
+    dilation: PerAxis = 1,
+    *,
+    ceil_mode: bool = False,
+    spatial_ndim: int | None = None,
+) -> Window:
+    """Places a pooling window over the maps `x`; `stride=None` sets windows side by side."""
+    ndim = spatial_rank(
+        spatial_ndim, window=size, stride=stride, padding=padding, dilation=dilation
+    )
+    maps = spatial_size(x.shape, ndim)
+    sizes = per_axis("window", size, ndim)
+    if ceil_mode and not isinstance(padding, str):
+        pairs = numeric_padding(padding, ndim)
+        if min(after for _, after in pairs) < 0:
+            raise ValueError(
+                f"padding: got {padding!r}, which crops the end of the input, with ceil_mode=True, "
+                "which reaches beyond it; crop x first"
+            )
+    window = make_window(
+        maps,
+        sizes,
+        sizes if stride is None else stride,
+        padding,
+        dilation,
+        ceil_mode=bool(ceil_mode),
+        argument="window",
+    )
+    for axis in range(ndim):
+        touches = window.inside(axis).any(axis=1)
+        if not touches.all():
+            raise ValueError(
+                f"padding: got {padding!r}; window {touches.argmin()} of spatial axis {axis} "
+                f"(size {sizes[axis]}, dilation {window.dilation[axis]}) has no tap on the "
+                f"{maps[axis]} positions of the input; use less padding"
+            )
+    return window
+
+
+def check_indexable(argument: str, size: tuple[int, ...]) -> None:
+    """Checks that int32 can count the positions of a spatial plane."""
+    if math.prod(size) > _LARGEST_INDEX:
+        raise ValueError(
+            f"{argument}: got a plane of {' × '.join(map(str, size))} = {math.prod(size)} "
+            f"positions; an int32 argmax tells at most {_LARGEST_INDEX} of them apart"
+        )
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """An option that must be one of a few names."""
+    if value not in choices:
+        raise ValueError(f"{name}: got {value!r}; it must be {' or '.join(map(repr, choices))}")
+    return value

@@ -1,0 +1,303 @@
+"""Batch normalization: with the statistics of the batch in training, with given ones after it.
+
+The means are taken over everything but the channels, and over devices where asked. How x acts
+through its own mean and variance is derived at the head of `normalization`.
+"""
+
+import functools
+import math
+from collections.abc import Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnnvjp._arguments import (
+    accumulator,
+    number_option,
+    operands,
+    primal_type,
+    unify_varying,
+    widened,
+)
+from cnnvjp._broadcasting import broadcast_to
+from cnnvjp._rules import call
+from cnnvjp.normalization import check_channels, normalized, per_channel, scaled, through_moments
+
+Axes = tuple[Hashable, ...]
+
+# ------------------------------------------------------------------------------------------
+# batch_norm
+# ------------------------------------------------------------------------------------------
+
+
+def batch_norm(
+    x: jax.Array,
+    gamma: jax.Array,
+    beta: jax.Array,
+    *,
+    eps: float = 1e-5,
+    axis_name: Hashable | Axes | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalizes each channel over the batch and all positions, in training.
+
+        mean = Σ x / P,   var = Σ (x − mean)² / P,   y = gamma · (x − mean) / √(var + eps) + beta
+
+    where P counts all positions but the channels, on all devices along `axis_name`.
+
+    Gradients, with xhat the normalized x, rstd = 1 / √(var + eps), v = gamma · dy:
+        dx = rstd · (v − Σ v / P − xhat · Σ (v · xhat) / P) + dmean / P + dvar · 2 (x − mean) / P
+        dgamma = Σ dy · xhat
+        dbeta = Σ dy
+
+    In dx the sums are over all devices. dgamma and dbeta are sums over one device: a
+    `shard_map` that checks varying axes adds them up where gamma and beta are replicated; in
+    one that does not (`check_vma=False`), and where `grad` is taken inside `vmap` or `pmap`,
+    sum them with `psum` as every other parameter's gradient.
+
+    Args:
+        x: (*batch, *spatial, C), with at least one position.
+        gamma: scales, (C,), of x's dtype.
+        beta: shifts, (C,), of x's dtype.
+        eps: added to the variance; a Python number of at least 0.
+        axis_name: the name, or names, of axes mapped by `jax.vmap`, `jax.pmap` or
+            `jax.shard_map` over which the statistics are shared. On arrays sharded under
+            `jit` alone they are global anyway.
+
+    Returns:
+        y, of x's shape and dtype, and the mean and the biased variance, (C,), in at least
+        float32. Gradients flow through all three; running statistics are for the caller to
+        keep, with `jax.lax.stop_gradient`.
+
+    Raises:
+        TypeError: if the arrays differ in dtype or are not floating.
+        ValueError: if the shapes do not fit together, x has no position, or no axis has the
+            name axis_name.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.array([[1.0, 10.0], [3.0, 30.0]])
+        >>> y, mean, var = batch_norm(x, jnp.ones(2), jnp.zeros(2), eps=0.0)
+        >>> mean, var
+        (Array([ 2., 20.], dtype=float32), Array([  1., 100.], dtype=float32))
+
+    Source: Ioffe and Szegedy, "Batch Normalization" (2015); [B], "We Use Advanced Techniques".
+    """
+    x, gamma, beta = operands(x=x, gamma=gamma, beta=beta)
+    check_channels(x, gamma=gamma, beta=beta)
+    eps = number_option("eps", eps, low=0)
+    axes = _mapped_axes(axis_name)
+    positions = math.prod(x.shape[:-1]) * lax.psum(1, axes)
+    if positions == 0:
+        raise ValueError(f"x: got the shape {x.shape}; without a position it has no mean")
+    mean = _all_devices(call(_share_of_mean, x, positions), axes)
+    var = _all_devices(call(_share_of_variance, x, mean, positions), axes)
+    return call(_batch_norm, x, gamma, beta, mean, var, eps, axes, positions), mean, var
+
+
+# What x contributes to the statistics here; the sum over devices is JAX's to transpose, since
+# only JAX knows whether a cotangent stands for one device's copy or for all of them.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _share_of_mean(x: jax.Array, positions: int) -> jax.Array:
+    return _sum_positions(widened(x)) / positions
+
+
+def _share_of_mean_fwd(x: jax.Array, positions: int) -> Any:
+    return _sum_positions(widened(x)) / positions, x  # x for its shape and dtype
+
+
+def _share_of_mean_bwd(positions: int, x: jax.Array, dmean: jax.Array) -> Any:
+    out = primal_type(x)
+    share = (dmean / positions).astype(out.dtype)
+    dx = lax.broadcast_in_dim(share, x.shape, (x.ndim - 1,), out_sharding=out.sharding)
+    return (dx,)
+
+
+_share_of_mean.defvjp(_share_of_mean_fwd, _share_of_mean_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _share_of_variance(x: jax.Array, mean: jax.Array, positions: int) -> jax.Array:
+    return _mean_square_deviation(x, mean, positions)
+
+
+def _mean_square_deviation(x: jax.Array, mean: jax.Array, positions: int) -> jax.Array:
+    return _sum_positions((widened(x) - broadcast_to(mean, x)) ** 2) / positions
+
+
+def _share_of_variance_fwd(x: jax.Array, mean: jax.Array, positions: int) -> Any:
+    return _mean_square_deviation(x, mean, positions), (x, mean)
+
+
+def _share_of_variance_bwd(positions: int, residuals: Any, dvar: jax.Array) -> Any:
+    x, mean = residuals
+    dx = broadcast_to(dvar, x) * 2 * (widened(x) - broadcast_to(mean, x)) / positions
+    return dx.astype(x.dtype), None  # deviations from the mean sum to 0, over all devices
+
+
+_share_of_variance.defvjp(_share_of_variance_fwd, _share_of_variance_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+def _batch_norm(
+    x: jax.Array, gamma: jax.Array, beta: jax.Array, mean: jax.Array, var: jax.Array,
+    eps: float, axes: Axes, positions: int,
+) -> jax.Array:  # fmt: skip
+    return _normalized_by(x, gamma, beta, mean, lax.rsqrt(var + eps))
+
+
+def _normalized_by(
+    x: jax.Array, gamma: jax.Array, beta: jax.Array, mean: jax.Array, rstd: jax.Array
+) -> jax.Array:
+    xhat = normalized(x, per_channel(mean, x), per_channel(rstd, x))
+    return scaled(xhat, gamma, beta)
+
+
+def _batch_norm_fwd(
+    x: jax.Array, gamma: jax.Array, beta: jax.Array, mean: jax.Array, var: jax.Array,
+    eps: float, axes: Axes, positions: int,
+) -> Any:  # fmt: skip
+    rstd = lax.rsqrt(var + eps)
+    y = _normalized_by(x, gamma, beta, mean, rstd)
+    return y, (x, gamma, mean, rstd)  # xhat anew from x, which is smaller in 16 bits
+
+
+def _batch_norm_bwd(eps: float, axes: Axes, positions: int, residuals: Any, dy: jax.Array) -> Any:
+    x, gamma, mean, rstd = residuals
+    rstd = broadcast_to(rstd, x)
+    xhat = normalized(x, broadcast_to(mean, x), rstd)
+    wide_dy, scale = widened(dy), widened(gamma)
+    dgamma = _sum_positions(wide_dy * xhat)
+    dbeta = _sum_positions(wide_dy)
+    v_mean = _all_devices(scale * dbeta, axes) / positions
+    vxhat_mean = _all_devices(scale * dgamma, axes) / positions
+    dx = through_moments(
+        broadcast_to(scale, x) * wide_dy, xhat, rstd,
+        broadcast_to(v_mean, x), broadcast_to(vxhat_mean, x),
+    )  # fmt: skip
+    dmean = dvar = None  # what mean and var pass on to x is in dx already
+    return dx.astype(x.dtype), dgamma.astype(gamma.dtype), dbeta.astype(gamma.dtype), dmean, dvar
+
+
+_batch_norm.defvjp(_batch_norm_fwd, _batch_norm_bwd)
+
+
+def _sum_positions(x: jax.Array) -> jax.Array:
+    return jnp.sum(x, tuple(range(x.ndim - 1)))
+
+
+def _all_devices(x: jax.Array, axes: Axes) -> jax.Array:
+    return lax.psum(x, axes) if axes else x
+
+
+def _mapped_axes(axis_name: Hashable | Axes | None) -> Axes:
+    """The names as a tuple, each of which some `vmap`, `pmap` or `shard_map` around us binds."""
+    if axis_name is None:
+        return ()
+    axes = tuple(axis_name) if isinstance(axis_name, tuple | list) else (axis_name,)
+    for name in axes:
+        try:
+            lax.psum(1, name)
+        except (NameError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"axis_name: got {axis_name!r}; it must name axes that jax.vmap, jax.pmap or "
+                f"jax.shard_map maps around this call, and {name!r} is none"
+            ) from error
+    return axes
+
+
+# ------------------------------------------------------------------------------------------
+# batch_norm_inference
+# ------------------------------------------------------------------------------------------
+
+
+def batch_norm_inference(
+    x: jax.Array,
+    gamma: jax.Array,
+    beta: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    *,
+    eps: float = 1e-5,
+) -> jax.Array:
+    """Normalizes each channel by given statistics: y = gamma · (x − mean) / √(var + eps) + beta.
+
+    Gradients, with xhat = (x − mean) · rstd, rstd = 1 / √(var + eps):
+        dx = gamma · rstd · dy
+        dgamma = Σ dy · xhat
+        dbeta = Σ dy
+        dmean = −gamma · rstd · Σ dy
+        dvar = −½ · gamma · rstd² · Σ dy · xhat
+
+    Args:
+        x: (*batch, *spatial, C).
+        gamma: scales, (C,), of x's dtype.
+        beta: shifts, (C,), of x's dtype.
+        mean: running means, (C,), of x's dtype or as `batch_norm` returns them, in at least
+            float32.
+        var: running variances, (C,), of mean's dtype.
+        eps: added to the variance; a Python number of at least 0.
+
+    Returns:
+        y, of x's shape and dtype.
+
+    Raises:
+        TypeError: if the arrays differ in dtype, other than in the way named, or are not
+            floating.
+        ValueError: if the shapes do not fit together.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.array([[5.0], [8.0]])
+        >>> gamma, beta, mean, var = (jnp.array([v]) for v in (2.0, 1.0, 5.0, 9.0))
+        >>> batch_norm_inference(x, gamma, beta, mean, var, eps=0.0)
+        Array([[1.],
+               [3.]], dtype=float32)
+
+    Source: Ioffe and Szegedy, "Batch Normalization" (2015); [B], "We Use Advanced Techniques".
+    """
+    x, gamma, beta = operands(x=x, gamma=gamma, beta=beta)
+    mean, var = operands(mean=mean, var=var)
+    if mean.dtype not in (x.dtype, accumulator(x.dtype)):
+        raise TypeError(
+            f"mean: got {mean.dtype}; for x of {x.dtype} it must be {x.dtype} or "
+            f"{accumulator(x.dtype)}"
+        )
+    check_channels(x, gamma=gamma, beta=beta, mean=mean, var=var)
+    arrays = unify_varying(x, gamma, beta, mean, var)
+    return call(_batch_norm_inference, *arrays, number_option("eps", eps, low=0))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _batch_norm_inference(
+    x: jax.Array, gamma: jax.Array, beta: jax.Array, mean: jax.Array, var: jax.Array, eps: float
+) -> jax.Array:
+    return _normalized_by(x, gamma, beta, mean, lax.rsqrt(widened(var) + eps))
+
+
+def _batch_norm_inference_fwd(
+    x: jax.Array, gamma: jax.Array, beta: jax.Array, mean: jax.Array, var: jax.Array, eps: float
+) -> Any:
+    rstd = lax.rsqrt(widened(var) + eps)
+    return _normalized_by(x, gamma, beta, mean, rstd), (x, gamma, mean, rstd)
+
+
+def _batch_norm_inference_bwd(eps: float, residuals: Any, dy: jax.Array) -> Any:
+    x, gamma, mean, rstd = residuals
+    xhat = normalized(x, per_channel(mean, x), broadcast_to(rstd, x))
+    wide_dy, slope = widened(dy), widened(gamma) * rstd
+    dx = broadcast_to(slope, x) * wide_dy
+    dgamma = _sum_positions(wide_dy * xhat)
+    dbeta = _sum_positions(wide_dy)
+    dmean = -slope * dbeta
+    dvar = -0.5 * slope * rstd * dgamma  # ∂rstd/∂var = −½ rstd³, and (x − mean) · rstd = xhat
+    return (
+        dx.astype(x.dtype), dgamma.astype(gamma.dtype), dbeta.astype(gamma.dtype),
+        dmean.astype(mean.dtype), dvar.astype(mean.dtype),
+    )  # fmt: skip
+
+
+_batch_norm_inference.defvjp(_batch_norm_inference_fwd, _batch_norm_inference_bwd)

@@ -1,0 +1,288 @@
+"""Normalization of inputs, and within each example; over the batch in `batch_normalization`.
+
+All but `standardize` subtract a mean, divide by a deviation, and scale and shift anew:
+
+    xhat = (x − mean) · rstd,   rstd = 1 / √(var + eps),   y = gamma · xhat + beta
+
+Where mean and var are those of x, over P positions, x acts along three ways. With the
+cotangent v = gamma · dy of xhat, and mean(·) over the same positions,
+
+    directly:       rstd · v
+    through mean:   −mean(rstd · v), as ∂mean/∂x = 1/P
+    through var:    −rstd · xhat · mean(v · xhat), as ∂var/∂x = 2 (x − mean) / P
+                    and ∂rstd/∂var = −½ rstd³
+
+which sum to dx = rstd · (v − mean(v) − xhat · mean(v · xhat)). The three are taken together
+because they cancel in part, and in 16 bits the result is then rounded once.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnnvjp._arguments import number_option, operands, widened
+from cnnvjp._broadcasting import broadcast_to, check_suffix, sum_shared
+from cnnvjp._convolution_options import positive_int
+from cnnvjp._geometry import spatial_rank, spatial_size
+from cnnvjp._rules import call
+
+
+def normalized(x: jax.Array, mean: jax.Array, rstd: jax.Array) -> jax.Array:
+    """`xhat`, in the dtype of the statistics, which have axes of size 1 where they are shared."""
+    return (widened(x) - mean) * rstd
+
+
+def scaled(xhat: jax.Array, gamma: jax.Array, beta: jax.Array) -> jax.Array:
+    """`gamma · xhat + beta`, rounded once to gamma's dtype."""
+    y = per_channel(gamma, xhat) * xhat + per_channel(beta, xhat)
+    return y.astype(gamma.dtype)
+
+
+def per_channel(b: jax.Array, x: jax.Array) -> jax.Array:
+    """`b` in the dtype of its sums, ready to multiply each position of x."""
+    return broadcast_to(widened(b), x)
+
+
+def check_channels(x: jax.Array, **arrays: jax.Array) -> None:
+    """Checks arrays with one number for each of x's channels."""
+    if x.ndim < 1:
+        raise ValueError(f"x: got the shape {x.shape}; it must be (*batch, *spatial, C)")
+    for name, b in arrays.items():
+        if b.shape != x.shape[-1:]:
+            raise ValueError(
+                f"{name}: got the shape {b.shape}; for x of shape {x.shape} it must be "
+                f"{x.shape[-1:]}, one number per channel"
+            )
+
+
+def through_moments(
+    v: jax.Array, xhat: jax.Array, rstd: jax.Array, v_mean: jax.Array, vxhat_mean: jax.Array
+) -> jax.Array:
+    """`dx` from v = gamma · dy, derived at the head of this module."""
+    return rstd * (v - v_mean - xhat * vxhat_mean)
+
+
+# ------------------------------------------------------------------------------------------
+# standardize
+# ------------------------------------------------------------------------------------------
+
+
+def standardize(x: jax.Array, mean: jax.Array | float, std: jax.Array | float) -> jax.Array:
+    """Normalizes a network's input by given statistics: y = (x − mean) / std.
+
+    Gradients, with the sums over the axes that share a statistic:
+        dx = dy / std
+        dmean = −Σ dy / std
+        dstd = −Σ dy · (x − mean) / std²
+
+    Args:
+        x: inputs, (..., C).
+        mean: one number, (); one per channel, (C,); or of the shape of any of x's last axes,
+            such as (*spatial, C).
+        std: as mean, but not necessarily of its shape; not 0.
+
+    Returns:
+        y, of x's shape and dtype.
+
+    Raises:
+        TypeError: if the arrays differ in dtype or are not floating.
+        ValueError: if mean's or std's shape is not that of x's last axes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.array([[1.0, 10.0], [3.0, 30.0]])
+        >>> standardize(x, mean=x.mean(0), std=x.std(0))
+        Array([[-1., -1.],
+               [ 1.,  1.]], dtype=float32)
+
+    Source: [B], "We Use Advanced Techniques": "input normalization, to improve training with
+    unbalanced datasets".
+    """
+    x, mean, std = operands(x=x, mean=mean, std=std)
+    check_suffix("mean", mean, x, smallest=0)
+    check_suffix("std", std, x, smallest=0)
+    return call(_standardize, x, mean, std)
+
+
+@jax.custom_vjp
+def _standardize(x: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+    return _deviation(x, mean, std).astype(x.dtype)
+
+
+def _deviation(x: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+    return (widened(x) - per_channel(mean, x)) / per_channel(std, x)
+
+
+def _standardize_fwd(x: jax.Array, mean: jax.Array, std: jax.Array) -> Any:
+    return _deviation(x, mean, std).astype(x.dtype), (x, mean, std)
+
+
+def _standardize_bwd(residuals: Any, dy: jax.Array) -> Any:
+    x, mean, std = residuals
+    dx = widened(dy) / per_channel(std, dy)
+    dmean = -sum_shared(dx, mean)
+    dstd = -sum_shared(dx * _deviation(x, mean, std), std)
+    return dx.astype(x.dtype), dmean, dstd
+
+
+_standardize.defvjp(_standardize_fwd, _standardize_bwd)
+
+
+# ------------------------------------------------------------------------------------------
+# group_norm, layer_norm
+# ------------------------------------------------------------------------------------------
+
+
+def group_norm(
+    x: jax.Array,
+    gamma: jax.Array,
+    beta: jax.Array,
+    groups: int,
+    *,
+    eps: float = 1e-5,
+    spatial_ndim: int | None = None,
+) -> jax.Array:
+    """Normalizes each example's groups of channels, over their channels and all positions.
+
+        y = gamma · (x − mean) / √(var + eps) + beta,   mean and var per example and group
+
+    Gradients, with xhat the normalized x, v = gamma · dy and means over the same entries:
+        dx = rstd · (v − mean(v) − xhat · mean(v · xhat))
+        dgamma = Σ dy · xhat over all but the channels
+        dbeta = Σ dy over all but the channels
+
+    Args:
+        x: (*batch, *spatial, C).
+        gamma: scales, (C,), of x's dtype.
+        beta: shifts, (C,), of x's dtype.
+        groups: how many groups of neighbouring channels, a divisor of C. One group
+            normalizes each example as a whole, C groups each map by itself.
+        eps: added to the variance; a Python number of at least 0.
+        spatial_ndim: D, 2 by default.
+
+    Returns:
+        y, of x's shape and dtype.
+
+    Raises:
+        TypeError: if the arrays differ in dtype or are not floating.
+        ValueError: if the shapes do not fit together, groups does not divide C, or an example
+            is empty.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.array([1.0, 3.0, 10.0, 30.0])
+        >>> group_norm(x.reshape(1, 1, 4), jnp.ones(4), jnp.zeros(4), 2, eps=0.0)[0, 0]
+        Array([-1.,  1., -1.,  1.], dtype=float32)
+
+    Source: Wu and He, "Group Normalization" (2018).
+    """
+    x, gamma, beta = operands(x=x, gamma=gamma, beta=beta)
+    ndim = spatial_rank(spatial_ndim)
+    spatial_size(x.shape, ndim)
+    check_channels(x, gamma=gamma, beta=beta)
+    groups = positive_int("groups", groups)
+    if x.shape[-1] % groups:
+        raise ValueError(
+            f"groups: got {groups}, which does not divide the {x.shape[-1]} channels of x"
+        )
+    _check_entries(x, ndim + 1)
+    return call(_group_norm, x, gamma, beta, groups, ndim, number_option("eps", eps, low=0))
+
+
+def layer_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array, *, eps: float = 1e-5) -> jax.Array:
+    """Normalizes over the channels at each position.
+
+        y = gamma · (x − mean) / √(var + eps) + beta,   mean and var over the last axis
+
+    Gradients: as in `group_norm`, with means over the channels.
+
+    Args:
+        x: (..., C).
+        gamma: scales, (C,), of x's dtype.
+        beta: shifts, (C,), of x's dtype.
+        eps: added to the variance; a Python number of at least 0.
+
+    Returns:
+        y, of x's shape and dtype.
+
+    Raises:
+        TypeError: if the arrays differ in dtype or are not floating.
+        ValueError: if the shapes do not fit together, or there is no channel.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.array([[1.0, 3.0], [10.0, 30.0]])
+        >>> layer_norm(x, jnp.ones(2), jnp.zeros(2), eps=0.0)
+        Array([[-1.,  1.],
+               [-1.,  1.]], dtype=float32)
+
+    Source: Ba, Kiros and Hinton, "Layer Normalization" (2016).
+    """
+    x, gamma, beta = operands(x=x, gamma=gamma, beta=beta)
+    check_channels(x, gamma=gamma, beta=beta)
+    _check_entries(x, 1)
+    # One group of all channels, with every other axis a batch axis.
+    return call(_group_norm, x, gamma, beta, 1, 0, number_option("eps", eps, low=0))
+
+
+def _check_entries(x: jax.Array, axes: int) -> None:
+    if 0 in x.shape[x.ndim - axes :]:
+        raise ValueError(f"x: got the shape {x.shape}; without an entry there is no mean")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _group_norm(
+    x: jax.Array, gamma: jax.Array, beta: jax.Array, groups: int, ndim: int, eps: float
+) -> jax.Array:
+    return scaled(_normalized_groups(x, *_moments(x, groups, ndim, eps)), gamma, beta)
+
+
+def _moments(x: jax.Array, groups: int, ndim: int, eps: float) -> tuple[jax.Array, jax.Array]:
+    """Mean and rstd of each group, of shape (*batch, 1, …, groups, 1)."""
+    grouped = _to_groups(widened(x), groups)
+    axes = _axes_of_group(ndim)
+    mean = jnp.mean(grouped, axes, keepdims=True)
+    var = jnp.mean((grouped - mean) ** 2, axes, keepdims=True)
+    return mean, lax.rsqrt(var + eps)
+
+
+def _normalized_groups(x: jax.Array, mean: jax.Array, rstd: jax.Array) -> jax.Array:
+    return normalized(_to_groups(x, mean.shape[-2]), mean, rstd).reshape(x.shape)
+
+
+def _to_groups(x: jax.Array, groups: int) -> jax.Array:
+    """(..., C) -> (..., groups, C // groups)."""
+    return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+
+
+def _axes_of_group(ndim: int) -> tuple[int, ...]:
+    """The spatial axes and the last one of (*batch, *spatial, groups, C // groups)."""
+    return (*range(-2 - ndim, -2), -1)
+
+
+def _group_norm_fwd(
+    x: jax.Array, gamma: jax.Array, beta: jax.Array, groups: int, ndim: int, eps: float
+) -> Any:
+    mean, rstd = _moments(x, groups, ndim, eps)
+    y = scaled(_normalized_groups(x, mean, rstd), gamma, beta)
+    return y, (x, gamma, mean, rstd)  # xhat anew from x, which is smaller in 16 bits
+
+
+def _group_norm_bwd(groups: int, ndim: int, eps: float, residuals: Any, dy: jax.Array) -> Any:
+    x, gamma, mean, rstd = residuals
+    wide_dy = widened(dy)
+    xhat = normalized(_to_groups(x, groups), mean, rstd)
+    dgamma = sum_shared(wide_dy * xhat.reshape(x.shape), gamma)
+    dbeta = sum_shared(wide_dy, gamma)
+    v = _to_groups(per_channel(gamma, x) * wide_dy, groups)
+    axes = _axes_of_group(ndim)
+    v_mean = jnp.mean(v, axes, keepdims=True)
+    vxhat_mean = jnp.mean(v * xhat, axes, keepdims=True)
+    dx = through_moments(v, xhat, rstd, v_mean, vxhat_mean).reshape(x.shape)
+    return dx.astype(x.dtype), dgamma, dbeta
+
+
+_group_norm.defvjp(_group_norm_fwd, _group_norm_bwd)

@@ -1,0 +1,178 @@
+"""Padding: images extended beyond their edges, or cropped."""
+
+import functools
+import numbers
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+
+from cnnvjp._arguments import operands
+from cnnvjp._geometry import Padding, Pair, numeric_padding, occupied_size, spatial_rank
+from cnnvjp._rules import call
+from cnnvjp._sparse import SparseMatrix, along_axes, transposes
+
+_MODES = ("constant", "reflect", "edge", "circular")
+
+# ------------------------------------------------------------------------------------------
+# pad
+# ------------------------------------------------------------------------------------------
+
+
+def pad(
+    x: jax.Array,
+    padding: Padding,
+    *,
+    mode: str = "constant",
+    value: float = 0,
+    spatial_ndim: int | None = None,
+) -> jax.Array:
+    """Extends images beyond their edges, or crops them: y[i] = x̃[i − before].
+
+    x̃ is x, and beyond its n pixels along each axis
+
+        "constant"   value
+        "reflect"    x̃[−j] = x[j]      and x̃[n−1+j] = x[n−1−j]: mirrored in the edge pixels
+        "edge"       x̃[−j] = x[0]      and x̃[n−1+j] = x[n−1]
+        "circular"   x̃[−j] = x[n−j]    and x̃[n−1+j] = x[j−1]: the image goes round
+
+    Gradient: dx is dy without the padding, plus, where pixels were copied, what arrives at
+    their copies: the adjoint of copying is summing, as for a shared bias in [H] 8.36.
+
+    Args:
+        x: images, (*batch, *spatial, C). Float or integer.
+        padding: an int for all sides, D ints, or D pairs (before, after). Negative numbers
+            crop; what the other side copies comes from the uncropped x (PyTorch's circular
+            padding crops first).
+        mode: "constant", "reflect", "edge" or "circular".
+        value: the number around a "constant" padding.
+        spatial_ndim: D, where no option is a sequence; 2 by default.
+
+    Returns:
+        (*batch, *spatial, C) with n + before + after pixels along each axis.
+
+    Raises:
+        TypeError: if x is not an array of a supported dtype or value is not a number.
+        ValueError: for an unknown mode, a padding that leaves no pixel, or one larger than
+            n − 1 ("reflect") or n ("circular").
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.array([1, 2, 3]).reshape(3, 1)
+        >>> pad(x, [(2, 1)], mode="reflect")[:, 0]
+        Array([3, 2, 1, 2, 3, 2], dtype=int32)
+        >>> pad(x, [(1, -2)], value=9)[:, 0]
+        Array([9, 1], dtype=int32)
+
+    Source: [H] 8.16–8.17; [B], "Backpropagation through 2D Convolution".
+    """
+    if mode not in _MODES:
+        raise ValueError(f"mode: got {mode!r}; it must be one of {', '.join(_MODES)}")
+    x, constant = _with_value(x, value)
+    ndim = spatial_rank(spatial_ndim, padding=padding)
+    pairs = numeric_padding(padding, ndim)
+    size = occupied_size(x.shape, ndim)
+    _check_pairs(pairs, size, mode)
+    if mode == "constant":
+        return call(_pad_constant, x, constant, pairs)
+    if value != 0:
+        raise ValueError(f"value: got {value!r} with mode={mode!r}; only 'constant' uses it")
+    return call(_pad_copies, x, size, pairs, mode)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _pad_constant(x: jax.Array, value: jax.Array, pairs: tuple[Pair, ...]) -> jax.Array:
+    return _surrounded(x, value, pairs)
+
+
+def _pad_constant_fwd(x: jax.Array, value: jax.Array, pairs: tuple[Pair, ...]) -> Any:
+    return _surrounded(x, value, pairs), ()
+
+
+def _pad_constant_bwd(pairs: tuple[Pair, ...], _: Any, dy: jax.Array) -> Any:
+    # Pixels that were added receive nothing, pixels that were cropped contributed nothing.
+    dx = _surrounded(dy, lax.full_like(dy, 0, shape=()), [(-a, -b) for a, b in pairs])
+    return dx, None  # value is a number that nobody differentiates
+
+
+_pad_constant.defvjp(_pad_constant_fwd, _pad_constant_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _pad_copies(
+    x: jax.Array, size: tuple[int, ...], pairs: tuple[Pair, ...], mode: str
+) -> jax.Array:
+    return along_axes(x, _matrices(size, pairs, mode))
+
+
+def _pad_copies_fwd(x: jax.Array, size: tuple[int, ...], pairs: tuple[Pair, ...], mode: str) -> Any:
+    return along_axes(x, _matrices(size, pairs, mode)), ()
+
+
+def _pad_copies_bwd(
+    size: tuple[int, ...], pairs: tuple[Pair, ...], mode: str, _: Any, dy: jax.Array
+) -> Any:
+    return (along_axes(dy, transposes(_matrices(size, pairs, mode))),)  # copies sum
+
+
+_pad_copies.defvjp(_pad_copies_fwd, _pad_copies_bwd)
+
+
+def _surrounded(x: jax.Array, value: jax.Array, pairs: Any) -> jax.Array:
+    """lax.pad on the spatial axes."""
+    batch = x.ndim - 1 - len(pairs)
+    edges = [(before, after, 0) for before, after in pairs]
+    return lax.pad(x, value, [(0, 0, 0)] * batch + edges + [(0, 0, 0)])
+
+
+def _matrices(
+    size: tuple[int, ...], pairs: tuple[Pair, ...], mode: str
+) -> list[SparseMatrix | None]:
+    """The copies along each axis as a matrix."""
+    return [
+        None if pair == (0, 0) else _copies(n, *pair, mode)
+        for n, pair in zip(size, pairs, strict=True)
+    ]
+
+
+@functools.lru_cache(maxsize=256)
+def _copies(n: int, before: int, after: int, mode: str) -> SparseMatrix:
+    """Row i has a 1 for the pixel whose copy stands at position i − before."""
+    rows = np.arange(n + before + after)
+    position = rows - before
+    if mode == "reflect":
+        columns = n - 1 - np.abs(n - 1 - np.abs(position))
+    elif mode == "edge":
+        columns = np.clip(position, 0, n - 1)
+    else:
+        columns = position % n
+    return SparseMatrix(rows, columns, np.ones(rows.size), (rows.size, n))
+
+
+def _with_value(x: jax.Array, value: Any) -> tuple[jax.Array, jax.Array]:
+    """`x` and `value` as arrays of x's dtype."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"value: got {type(value).__name__}; it must be a number")
+    number = getattr(value, "item", lambda: value)()  # a NumPy number as Python's
+    try:
+        with np.errstate(over="raise"):
+            x, constant = operands(integers=True, x=x, value=number)
+    except (OverflowError, FloatingPointError) as error:
+        raise ValueError(f"value: got {value!r}, which {x.dtype} cannot hold") from error
+    return x, constant
+
+
+def _check_pairs(pairs: tuple[Pair, ...], size: tuple[int, ...], mode: str) -> None:
+    for axis, (n, pair) in enumerate(zip(size, pairs, strict=True)):
+        largest = {"reflect": n - 1, "circular": n}.get(mode)
+        if largest is not None and max(pair) > largest:
+            raise ValueError(
+                f"padding: got {pair} for spatial axis {axis}, which has {n} positions; with "
+                f"mode={mode!r} it must be at most {largest} on either side"
+            )
+        if n + sum(pair) < 1:
+            raise ValueError(
+                f"padding: got {pair} for spatial axis {axis}, which has {n} positions; one must "
+                "remain"
+            )

@@ -1,0 +1,123 @@
+"""Resizing: images at another size, by copying, linear or cubic interpolation."""
+
+import functools
+from typing import Any
+
+import jax
+
+from cnnvjp._arguments import operands
+from cnnvjp._geometry import PerAxis, occupied_size, per_axis, spatial_rank
+from cnnvjp._interpolation import COPYING_METHODS, METHODS, Interpolation, interpolation_matrix
+from cnnvjp._rules import call
+from cnnvjp._sparse import SparseMatrix, along_axes, transposes
+
+# ------------------------------------------------------------------------------------------
+# resize
+# ------------------------------------------------------------------------------------------
+
+
+def resize(
+    x: jax.Array,
+    size: PerAxis,
+    *,
+    method: str = "linear",
+    align_corners: bool = False,
+    antialias: bool = False,
+    spatial_ndim: int | None = None,
+) -> jax.Array:
+    """Resizes images by interpolation, one axis after the other: y = A x.
+
+        "nearest"         y[i] = x[⌊i·n/m⌋]
+        "nearest-exact"   y[i] = x[⌊(i + ½)·n/m⌋]
+        "linear"          y[i] = Σ over j of max(1 − |p − j|, 0) · x[j]
+        "cubic"           y[i] = Σ over j of k(|p − j|) · x[j], with Keys' cubic kernel k
+
+    for an axis that goes from n pixels to m, at p = (i + ½)·n/m − ½, or i·(n − 1)/(m − 1)
+    with `align_corners`. Beyond the edges the pixels there go on. An axis whose size stays
+    is copied.
+
+    This is PyTorch's `interpolate` with `size=`. `jax.image.resize` differs: it widens its
+    kernels when it shrinks an image, as `antialias` does here, unless told not to, its cubic
+    kernel has the slope −0.5, and at the edges it shares out the weight of missing pixels.
+
+    Gradient: dx = Aᵀ dy along each axis: each pixel collects from where it was used.
+
+    Args:
+        x: images, (*batch, *spatial, C). Float; the nearest methods take integers too.
+        size: the new spatial size, an int or D ints.
+        method: "nearest", "nearest-exact", "linear" (bilinear and trilinear where D is 2
+            and 3) or "cubic", whose kernel has the slope −0.75 at distance 1.
+        align_corners: whether the centres of the corner pixels keep their places, instead of
+            the images' edges. For "linear" and "cubic".
+        antialias: stretches the kernel by n/m along axes that shrink, so that every pixel
+            counts, and leaves out what lies beyond the edges; the cubic kernel then has the
+            slope −0.5. For "linear" and "cubic", without `align_corners`.
+        spatial_ndim: D, where no option is a sequence; 2 by default.
+
+    Returns:
+        (*batch, *size, C), of x's dtype.
+
+    Raises:
+        TypeError: if x is not an array of a supported dtype.
+        ValueError: for an unknown method, or a size or options that do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.array([0.0, 4.0, 8.0]).reshape(3, 1)
+        >>> resize(x, (6,))[:, 0]
+        Array([0., 1., 3., 5., 7., 8.], dtype=float32)
+        >>> resize(x, (5,), align_corners=True)[:, 0]
+        Array([0., 2., 4., 6., 8.], dtype=float32)
+
+    Source: a linear map as the matrix of [H] 8.12; PyTorch's `torch.nn.functional.interpolate`.
+    """
+    interpolation = _check_method(method, align_corners, antialias)
+    (x,) = operands(integers=method in COPYING_METHODS, x=x)
+    ndim = spatial_rank(spatial_ndim, size=size)
+    new_size = per_axis("size", size, ndim)
+    return call(_resize, x, occupied_size(x.shape, ndim), new_size, interpolation)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _resize(
+    x: jax.Array, old: tuple[int, ...], new: tuple[int, ...], interpolation: Interpolation
+) -> jax.Array:
+    return along_axes(x, _matrices(old, new, interpolation))
+
+
+def _resize_fwd(
+    x: jax.Array, old: tuple[int, ...], new: tuple[int, ...], interpolation: Interpolation
+) -> Any:
+    return along_axes(x, _matrices(old, new, interpolation)), ()
+
+
+def _resize_bwd(
+    old: tuple[int, ...], new: tuple[int, ...], interpolation: Interpolation, _: Any, dy: jax.Array
+) -> Any:
+    return (along_axes(dy, transposes(_matrices(old, new, interpolation))),)  # dx = Aᵀ dy
+
+
+_resize.defvjp(_resize_fwd, _resize_bwd)
+
+
+def _matrices(
+    old: tuple[int, ...], new: tuple[int, ...], interpolation: Interpolation
+) -> list[SparseMatrix | None]:
+    """A for each axis."""
+    return [interpolation_matrix(n, m, interpolation) for n, m in zip(old, new, strict=True)]
+
+
+def _check_method(method: str, align_corners: bool, antialias: bool) -> Interpolation:
+    if method not in METHODS:
+        raise ValueError(f"method: got {method!r}; it must be one of {', '.join(METHODS)}")
+    for name, value in (("align_corners", align_corners), ("antialias", antialias)):
+        if value and method in COPYING_METHODS:
+            raise ValueError(
+                f"{name}: got {value!r} with method={method!r}, which copies pixels; "
+                "it must be False, or the method linear or cubic"
+            )
+    if align_corners and antialias:
+        raise ValueError(
+            "antialias: got True with align_corners=True; at most one of them may be True"
+        )
+    return Interpolation(method, bool(align_corners), bool(antialias))

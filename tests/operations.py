@@ -1,0 +1,151 @@
+"""Every public operation once, with arguments that exercise it: the table of the broad tests.
+
+A row gives the differentiable arguments, a function of them, and which of them carry the
+batch on their first axis. A new operation adds a row here and is covered by every broad test.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from checker import distinct, integers, normal
+
+import cnnvjp
+
+BATCH = 4  # divisible among 2 devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One call of a public function.
+
+    Attributes:
+        name: the public function.
+        f: the call, as a function of its arguments.
+        shapes: the shapes of the differentiable arguments.
+        batched: whether each of them has the batch axis in front.
+        fixed: further arguments that are not differentiated, each with a batch axis.
+        draw: how the arguments are drawn, off kinks and ties where there are any.
+        keeps_batch: whether the first output has the batch axis, or sums over it.
+        over_devices: the call inside `shard_map`, where it differs from f.
+    """
+
+    name: str
+    f: Callable[..., object]
+    shapes: tuple[tuple[int, ...], ...]
+    batched: tuple[bool, ...]
+    fixed: tuple[jax.Array, ...] = ()
+    draw: Callable[..., jax.Array] = normal
+    keeps_batch: bool = True
+    over_devices: Callable[..., object] | None = None
+
+    def arguments(self, dtype="float64"):
+        rng = np.random.default_rng(0)
+        return tuple(self.draw(rng, *shape, dtype=dtype) for shape in self.shapes)
+
+
+def positive(rng, *shape, dtype="float64"):
+    """Positive numbers, away from zero."""
+    return abs(normal(rng, *shape, dtype=dtype)) + 0.5
+
+
+IMAGE = (BATCH, 6, 6, 4)
+C = (4,)
+
+
+def image(name, f, *more, **options):
+    """An operation on images, and on further arguments that have no batch axis."""
+    batched = (True,) + (False,) * len(more)
+    return Operation(name, f, (IMAGE, *more), batched, **options)
+
+
+def elementwise(name, f=None):
+    return image(name, f or getattr(cnnvjp, name))
+
+
+LABELS = integers(np.random.default_rng(1), BATCH, 6, 6, low=0, high=4)
+ARGMAX = integers(np.random.default_rng(2), BATCH, 3, 3, 4, low=0, high=36)
+
+OPERATIONS = [
+    image("conv", lambda x, w, b: cnnvjp.conv(x, w, b, stride=2, padding=1, groups=2), (3, 3, 2, 6), (6,)),
+    Operation(
+        "conv_transpose",
+        lambda y, w, b: cnnvjp.conv_transpose(y, w, b, stride=2, padding=1, output_size=6),
+        ((BATCH, 3, 3, 5), (3, 3, 4, 5), (4,)),
+        (True, False, False),
+    ),
+    Operation(
+        "conv_kernel_grad",
+        lambda x, dy: cnnvjp.conv_kernel_grad(x, dy, 3, stride=2, padding=1),
+        (IMAGE, (BATCH, 3, 3, 5)),
+        (True, True),
+        keeps_batch=False,
+    ),
+    image("max_pool", lambda x: cnnvjp.max_pool(x, 3, stride=2, padding=1), draw=distinct),
+    image("max_pool", lambda x: cnnvjp.max_pool(x, 2, ties="split"), draw=distinct),
+    image("min_pool", lambda x: cnnvjp.min_pool(x, 2), draw=distinct),
+    Operation(
+        "max_unpool",
+        lambda y, argmax: cnnvjp.max_unpool(y, argmax, output_size=6),
+        ((BATCH, 3, 3, 4),),
+        (True,),
+        (ARGMAX,),
+    ),
+    image("avg_pool", lambda x: cnnvjp.avg_pool(x, 3, stride=2, padding=1)),
+    image("sum_pool", lambda x: cnnvjp.sum_pool(x, (3, 2), stride=(2, 1))),
+    image("lp_pool", lambda x: cnnvjp.lp_pool(x, 2, p=3)),
+    image("weighted_avg_pool", lambda x, w: cnnvjp.weighted_avg_pool(x, w, 2), C),
+    image("global_max_pool", lambda x: cnnvjp.global_max_pool(x), draw=distinct),
+    image("global_avg_pool", lambda x: cnnvjp.global_avg_pool(x)),
+    image("adaptive_avg_pool", lambda x: cnnvjp.adaptive_avg_pool(x, (4, 3))),
+    image("adaptive_max_pool", lambda x: cnnvjp.adaptive_max_pool(x, (4, 3)), draw=distinct),
+    image("downsample", lambda x: cnnvjp.downsample(x, 2, offset=1)),
+    image("upsample", lambda x: cnnvjp.upsample(x, (2, 3), offset=1)),
+    image("repeat", lambda x: cnnvjp.repeat(x, 2)),
+    *(
+        image("resize", lambda x, m=m: cnnvjp.resize(x, (9, 4), method=m))
+        for m in ("nearest", "nearest-exact", "linear", "cubic")
+    ),
+    image("resize", lambda x: cnnvjp.resize(x, (9, 4), antialias=True)),
+    *(
+        image("pad", lambda x, m=m: cnnvjp.pad(x, ((1, 2), (-1, 3)), mode=m))
+        for m in ("constant", "reflect", "edge", "circular")
+    ),
+    image("pixel_shuffle", lambda x: cnnvjp.pixel_shuffle(x, 2)),
+    image("pixel_unshuffle", lambda x: cnnvjp.pixel_unshuffle(x, 2)),
+    image("unfold", lambda x: cnnvjp.unfold(x, 2, stride=2, padding=1)),
+    Operation(
+        "fold",
+        lambda p: cnnvjp.fold(p, 6, stride=2, padding=1),
+        ((BATCH, 4, 4, 2, 2, 3),),
+        (True,),
+    ),
+    image("add_bias", cnnvjp.add_bias, C),
+    image("scale", cnnvjp.scale, C),
+    Operation("dense", cnnvjp.dense, ((BATCH, 3), (3, 5), (5,)), (True, False, False)),
+    image("flatten", lambda x: cnnvjp.flatten(x, order="column")),
+    Operation("unflatten", lambda v: cnnvjp.unflatten(v, (2, 3, 4)), ((BATCH, 24),), (True,)),
+    *map(elementwise, ["relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "softplus", "silu"]),
+    *map(elementwise, ["hard_swish", "gelu", "softmax", "log_softmax"]),
+    image("prelu", cnnvjp.prelu, C),
+    Operation("standardize", cnnvjp.standardize, (IMAGE, C, C), (True, False, False), draw=positive),
+    image("batch_norm", cnnvjp.batch_norm, C, C, over_devices=functools.partial(cnnvjp.batch_norm, axis_name="data")),
+    Operation(
+        "batch_norm_inference",
+        cnnvjp.batch_norm_inference,
+        (IMAGE, C, C, C, C),
+        (True,) + (False,) * 4,
+        draw=positive,
+    ),
+    image("layer_norm", cnnvjp.layer_norm, C, C),
+    image("group_norm", lambda x, gamma, beta: cnnvjp.group_norm(x, gamma, beta, 2), C, C),
+    image("dropout", lambda x: cnnvjp.dropout(jax.random.key(0), x, 0.5)),
+    Operation("l2_penalty", lambda w, b: cnnvjp.l2_penalty({"w": w, "b": b}), ((3, 3, 2, 4), C), (False, False), keeps_batch=False),
+    Operation("half_squared_error", cnnvjp.half_squared_error, ((BATCH, 3), (BATCH, 3)), (True, True)),
+    image("softmax_cross_entropy", cnnvjp.softmax_cross_entropy, fixed=(LABELS,)),
+    Operation("softmax_cross_entropy", cnnvjp.softmax_cross_entropy, ((BATCH, 3), (BATCH, 3)), (True, True)),
+    Operation("sigmoid_cross_entropy", cnnvjp.sigmoid_cross_entropy, ((BATCH, 3), (BATCH, 3)), (True, True)),
+]  # fmt: skip
+IDS = [f"{i}-{operation.name}" for i, operation in enumerate(OPERATIONS)]

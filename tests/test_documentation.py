@@ -1,0 +1,231 @@
+"""The public surface keeps its own conventions."""
+
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from operations import IDS, OPERATIONS
+
+import cnnvjp
+
+PACKAGE = Path(cnnvjp.__file__).parent
+FUNCTIONS = sorted(n for n in cnnvjp.__all__ if inspect.isfunction(getattr(cnnvjp, n)))
+
+# What may be given by position: arrays, and what the result has no shape without.
+POSITIONAL = set(
+    [
+        "x",
+        "y",
+        "z",
+        "v",
+        "w",
+        "b",
+        "dy",
+        "t",
+        "p",
+        "params",
+        "key",
+        "mean",
+        "std",
+        "var",
+        "gamma",
+        "beta",
+        "weight",
+        "slope",
+        "argmax",
+        "patches",
+        "logits",
+        "labels",
+        "window",
+        "size",
+        "factor",
+        "padding",
+        "output_size",
+        "kernel_size",
+        "shape",
+        "rate",
+        "groups",
+        "negative_slope",
+        "alpha",
+        "approximate",
+    ]
+)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_docstring_has_every_section(name):
+    text = inspect.getdoc(getattr(cnnvjp, name))
+    summary = text.splitlines()[0]
+    assert summary.endswith((".", ")", ":")) or ":" in summary, summary
+    for section in ("Args", "Returns", "Raises", "Example", "Source"):
+        assert re.search(rf"^{section}:", text, re.MULTILINE), f"{name} has no {section}"
+    assert ">>>" in text.split("Example:")[1]
+    documented = re.findall(
+        r"^ {4}\**(\w+)(?:, \w+)*:", text.split("Args:")[1].split("Returns:")[0], re.M
+    )
+    parameters = list(inspect.signature(getattr(cnnvjp, name)).parameters)
+    missing = [p for p in parameters if p not in text.split("Args:")[1].split("Returns:")[0]]
+    assert not missing, f"{name} does not document {missing}; it documents {documented}"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_options_are_keyword_only(name):
+    for parameter in inspect.signature(getattr(cnnvjp, name)).parameters.values():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            assert parameter.name in POSITIONAL, f"{name}: {parameter.name} should be an option"
+
+
+def test_every_function_is_in_the_table():
+    assert {operation.name for operation in OPERATIONS} == set(FUNCTIONS)
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("operation", OPERATIONS, ids=IDS)
+def test_every_operation_carries_a_rule(operation):
+    """Everything between input and output is inside custom_vjp: JAX derives no gradient."""
+    args = (*operation.arguments(), *operation.fixed)
+    jaxpr = jax.make_jaxpr(operation.f)(*args)
+    names = {equation.primitive.name for equation in jaxpr.eqns}
+    assert any(name.startswith("custom_vjp_call") for name in names), names
+    # What remains outside moves data at most: batch axes merged, a dtype, a draw of random bits.
+    moves = {"reshape", "convert_element_type", "broadcast_in_dim", "squeeze"}
+    random = {
+        "random_wrap",
+        "random_unwrap",
+        "random_bits",
+        "random_seed",
+        "lt",
+        "shift_right_logical",
+        "or",
+        "bitcast_convert_type",
+        "sub",
+        "pjit",
+        "jit",
+        "max",
+        "mul",
+        "add",
+    }
+    allowed = moves | (random if operation.name == "dropout" else set())
+    outside = {n for n in names if not n.startswith("custom_vjp_call")} - allowed
+    assert not outside, outside
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("operation", OPERATIONS, ids=IDS)
+def test_rules_call_no_rules(operation):
+    """jvp of grad works, which it would not if a rule called a function that carries one."""
+    args = operation.arguments()
+    loss = lambda *args: sum(
+        jnp.sum(jnp.sin(y)) for y in jax.tree.leaves(operation.f(*args, *operation.fixed))
+    )
+    gradient = jax.grad(loss, tuple(range(len(args))))
+    for slope in jax.jit(lambda args: jax.jvp(gradient, args, args)[1])(args):
+        assert bool(jnp.isfinite(slope).all())
+
+
+def test_examples_run():
+    """Every docstring's example gives what it says, in JAX's default configuration."""
+    code = (
+        "import doctest, importlib, pkgutil, sys, cnnvjp\n"
+        "names = ['cnnvjp', *(m.name for m in pkgutil.walk_packages(cnnvjp.__path__, 'cnnvjp.'))]\n"
+        "results = [doctest.testmod(importlib.import_module(name)) for name in names]\n"
+        "print(sum(r.attempted for r in results), 'examples')\n"
+        "sys.exit(any(r.failed for r in results) or sum(r.attempted for r in results) < 100)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_importing_is_light():
+    """`import cnnvjp` loads nothing heavy beside jax and optax."""
+    code = (
+        "import sys, jax, jax.numpy, optax\n"
+        "before = set(sys.modules)\n"
+        "import cnnvjp\n"
+        "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    unexpected = set(done.stdout.split()) & {
+        "matplotlib",
+        "sklearn",
+        "tyro",
+        "tqdm",
+        "torch",
+        "flax",
+        "pandas",
+    }
+    assert not unexpected
+
+
+def test_modules_stay_readable():
+    for path in PACKAGE.rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 500, path
+
+
+# ------------------------------------------------------------------------------------------
+# The README
+# ------------------------------------------------------------------------------------------
+
+README = PACKAGE.parent / "README.md"
+
+
+def table_rows(heading):
+    """The cells of the table under a heading of the README."""
+    section = README.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+def test_readme_names_every_function():
+    named = {
+        name for _, cell in table_rows("The functions") for name in re.findall(r"`(\w+)`", cell)
+    }
+    assert named - {"Model"} == set(FUNCTIONS)
+
+
+def test_readme_table_of_equations_names_what_exists():
+    rows = table_rows("Equations, functions, rules, tests")
+    assert len(rows) > 60
+    covered = set()
+    for equation, _, _, rules, tests in rows:
+        for name in re.findall(r"`(\w+)`", equation):
+            assert hasattr(cnnvjp.equations, name), name
+            covered.add(name)
+        for module, function in re.findall(r"`([\w.]+)\.(\w+)`", rules):
+            assert hasattr(importlib.import_module(f"cnnvjp.{module}"), function), (
+                module,
+                function,
+            )
+        found = re.findall(r"`(\w+\.py)::(\w+)`", tests)
+        assert found, tests
+        for file, test in found:
+            assert f"def {test}(" in (Path(__file__).parent / file).read_text(), (file, test)
+    oracle = {n for n in dir(cnnvjp.equations) if inspect.isfunction(getattr(cnnvjp.equations, n))}
+    assert {name for name in oracle if "_as_" not in name} <= covered
+
+
+def test_readme_lists_every_erratum():
+    listed = {(row[0], row[1]) for row in table_rows("Errata")}
+    assert listed == {(e.source, e.where) for e in cnnvjp.equations.ERRATA}
+
+
+def test_readme_examples_run():
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    examples = [block for block in blocks if block.startswith("import")]
+    assert len(examples) == 3
+    for example in examples:
+        done = subprocess.run(
+            [sys.executable, "-c", example], capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, example + done.stderr
+
+
+def test_readme_begins_with_two_commands():
+    first = re.search(r"```sh\n(.*?)```", README.read_text(), re.DOTALL).group(1)
+    assert len(first.splitlines()) == 2

@@ -1,0 +1,27 @@
+"""Every operation and its gradient lower for every platform from here, and come back."""
+
+import jax
+import jax.export
+import pytest
+from checker import assert_close
+from operations import IDS, OPERATIONS
+from test_parallel import gradients
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=IDS)
+def test_export(operation):
+    args = (*operation.arguments("float32"), *operation.fixed)
+
+    @jax.jit
+    def value_and_gradients(*args):
+        return operation.f(*args), gradients(operation, operation.f)(*args)
+
+    exported = jax.export.export(value_and_gradients, platforms=PLATFORMS)(*args)
+    assert exported.platforms == PLATFORMS
+    again = jax.export.deserialize(exported.serialize())
+    for got, want in zip(
+        jax.tree.leaves(again.call(*args)), jax.tree.leaves(value_and_gradients(*args)), strict=True
+    ):
+        assert_close(got, want)

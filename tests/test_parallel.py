@@ -1,0 +1,119 @@
+"""Every operation's gradients on several devices, in every kind of layout JAX has."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import two_processes
+from checker import assert_close
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from operations import IDS, OPERATIONS
+
+
+def total(outputs):
+    """A curved loss of everything that an operation returns."""
+    leaves = [y for y in jax.tree.leaves(outputs) if jnp.issubdtype(y.dtype, jnp.floating)]
+    return sum(jnp.sum(jnp.sin(y)) for y in leaves)
+
+
+def gradients(operation, f):
+    """The loss's gradients for all differentiable arguments."""
+    argnums = tuple(range(len(operation.shapes)))
+    return jax.grad(lambda *args: total(f(*args)), argnums)
+
+
+def devices(count=2):
+    return jax.devices()[:count]
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("operation", OPERATIONS, ids=IDS)
+def test_batch_sharded_over_a_mesh(operation, kind):
+    args = (*operation.arguments(), *operation.fixed)
+    batched = (*operation.batched, *(True for _ in operation.fixed))
+    expected = jax.jit(gradients(operation, operation.f))(*args)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,), devices=devices())
+    with jax.set_mesh(mesh):
+        placed = [
+            jax.device_put(a, NamedSharding(mesh, P("data") if b else P()))
+            for a, b in zip(args, batched, strict=True)
+        ]
+        actual = jax.jit(gradients(operation, operation.f))(*placed)
+    for got, want, argument in zip(actual, expected, placed, strict=False):
+        if kind == AxisType.Explicit:
+            assert got.sharding.is_equivalent_to(argument.sharding, got.ndim)
+        assert_close(got, want, tolerance=1e-11)
+
+
+# dropout draws its mask from the local shape, so devices draw other masks than one would.
+DIVISIBLE = [
+    pytest.param(operation, id=name)
+    for operation, name in zip(OPERATIONS, IDS, strict=True)
+    if operation.name != "dropout" and any(operation.batched)
+]
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["grad inside", "grad outside"])
+@pytest.mark.parametrize("operation", DIVISIBLE)
+def test_shard_map(operation, inside):
+    """Replicated arguments get the sum over devices, batched ones their own part."""
+    args = (*operation.arguments(), *operation.fixed)
+    expected = jax.jit(gradients(operation, operation.f))(*args)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=devices())
+    specs = tuple(P("data") if b else P() for b in (*operation.batched, *(True for _ in operation.fixed)))
+    local = operation.over_devices or operation.f
+
+    def loss(*args):
+        outputs = local(*args)
+        if not operation.keeps_batch:
+            outputs = jax.lax.psum(outputs, "data")
+        leaves = jax.tree.leaves(outputs)
+        if operation.over_devices:  # statistics over all devices, the same on each
+            return jax.lax.psum(total(leaves[0]), "data") + total(leaves[1:])
+        return total(leaves) if not operation.keeps_batch else jax.lax.psum(total(leaves), "data")
+
+    argnums = tuple(range(len(operation.shapes)))
+    if inside:
+        f = jax.shard_map(
+            jax.grad(loss, argnums), mesh=mesh, in_specs=specs, out_specs=specs[: len(argnums)]
+        )
+    else:
+        f = jax.grad(jax.shard_map(loss, mesh=mesh, in_specs=specs, out_specs=P()), argnums)
+    for got, want in zip(jax.jit(f)(*args), expected, strict=True):
+        assert_close(got, want, tolerance=1e-11)
+
+
+def test_two_processes_train_as_one():
+    """Two processes over gloo, each with half of the batch, give one process's losses."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    script = Path(__file__).with_name("two_processes.py")
+    run = [
+        subprocess.Popen(
+            [sys.executable, script, str(rank), port],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=240) for process in run]
+    finally:
+        for process in run:
+            process.kill()
+    enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+    with enable_x64(False):
+        expected = list(two_processes.losses())
+    for process, (printed, errors) in zip(run, outputs, strict=True):
+        assert process.returncode == 0, errors
+        losses = [float(line[5:]) for line in printed.splitlines() if line.startswith("loss ")]
+        np.testing.assert_allclose(losses, expected, rtol=1e-6)
+    assert expected[-1] != expected[0]
