@@ -152,7 +152,7 @@ def unify_varying(*arrays: Any) -> tuple[Any, ...]:
 def _cast_varying(x: Any, axes: tuple[str, ...]) -> Any:
     if hasattr(jax.lax, "pcast"):
         return jax.lax.pcast(x, axes, to="varying")
-    return getattr(jax.lax, "pvary")(x, axes)  # before JAX 0.8
+    return jax.lax.pvary(x, axes)  # type: ignore[attr-defined]  # before JAX 0.8
 
 
 class ArrayType(NamedTuple):

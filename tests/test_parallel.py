@@ -66,7 +66,9 @@ def test_shard_map(operation, inside):
     args = (*operation.arguments(), *operation.fixed)
     expected = jax.jit(gradients(operation, operation.f))(*args)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=devices())
-    specs = tuple(P("data") if b else P() for b in (*operation.batched, *(True for _ in operation.fixed)))
+    specs = tuple(
+        P("data") if b else P() for b in (*operation.batched, *(True for _ in operation.fixed))
+    )
     local = operation.over_devices or operation.f
 
     def loss(*args):
