@@ -11,7 +11,6 @@ from cnnvjp._geometry import (
     PerAxis,
     Window,
     make_window,
-    numeric_padding,
     per_axis,
     spatial_rank,
     spatial_size,
@@ -36,13 +35,6 @@ def pooling_window(
     )
     maps = spatial_size(x.shape, ndim)
     sizes = per_axis("window", size, ndim)
-    if ceil_mode and not isinstance(padding, str):
-        pairs = numeric_padding(padding, ndim)
-        if min(after for _, after in pairs) < 0:
-            raise ValueError(
-                f"padding: got {padding!r}, which crops the end of the input, with ceil_mode=True, "
-                "which reaches beyond it; crop x first"
-            )
     window = make_window(
         maps,
         sizes,
@@ -52,6 +44,11 @@ def pooling_window(
         ceil_mode=bool(ceil_mode),
         argument="window",
     )
+    if ceil_mode and min(after for _, after in window.padding) < 0:
+        raise ValueError(
+            f"padding: got {padding!r}, which crops the end of the input, with ceil_mode=True, "
+            "which reaches beyond it; crop x first"
+        )
     for axis in range(ndim):
         touches = window.inside(axis).any(axis=1)
         if not touches.all():

@@ -1,8 +1,8 @@
 """Which position of a window wins, and the way back to it.
 
-"To keep track of the 'winning unit' its index is noted during the forward pass and used for
-gradient routing during backpropagation" ([J], "Pooling Layer"). The index is the winner's
-place in its window, counted in row-major order.
+[J] keeps track of the "winning unit": its index is noted during the forward pass and used for
+gradient routing during backpropagation ("Pooling Layer"). The index is the winner's place in
+its window, counted in row-major order.
 """
 
 import math
@@ -52,7 +52,7 @@ def _strongest(
         other_entry, other_where, enters = challenger
         wins = other_entry > entry if largest else other_entry < entry
         wins |= _is_nan(other_entry) & ~_is_nan(entry)
-        wins |= enters
+        wins |= enters  # even −∞ wins against the padding before it
         return (
             jnp.where(wins, other_entry, entry),
             jnp.where(wins, other_where, where),
@@ -137,7 +137,7 @@ def _winners(
 
 
 def flat_index(winner: jax.Array, window: Window) -> jax.Array:
-    """Winners as int32 indices into the unpadded spatial plane, row-major ([H] 8.24's u, v)."""
+    """Winners as int32 indices into the unpadded spatial plane, row-major."""
     ndim = window.ndim
     index = jnp.zeros_like(winner, jnp.int32)
     rest = winner.astype(jnp.int32)
@@ -150,7 +150,7 @@ def flat_index(winner: jax.Array, window: Window) -> jax.Array:
 
 
 def _weakest(dtype: Any, largest: bool) -> float | int:
-    """The number that no other loses to, with which the padding is filled."""
+    """The number that beats no other, with which the padding is filled."""
     if jnp.issubdtype(dtype, jnp.floating):
         return -np.inf if largest else np.inf
     info = jnp.iinfo(dtype)

@@ -1,7 +1,7 @@
 """A window's taps: one shifted, strided slice of the input for each place in the window.
 
-What slides a window without multiplying by a trained kernel (pooling) is written
-over these: y = Σ over m of `tap(x, m)`, and its adjoint dx = Σ over m of `place(dy, m)`.
+Pooling, which slides a window without multiplying by a trained kernel, is written over these:
+y = Σ over m of `tap(x, m)`, and its adjoint dx = Σ over m of `place(dy, m)`.
 """
 
 import functools
