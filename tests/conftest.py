@@ -1,5 +1,12 @@
 """One strict configuration for every test: x64, no silent promotion, 8 simulated devices."""
 
+import os
+
+# The tests compile thousands of small programs and run each once or twice: LLVM's dearer
+# passes would take longer than they save. XLA's own passes, which rewrite operations, all run. (Set
+# here, before JAX is imported, and inherited by the processes that tests start.)
+os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
+
 import jax
 import numpy as np
 import pytest

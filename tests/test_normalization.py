@@ -9,7 +9,6 @@ import pytest
 from checker import (
     assert_close,
     check_first_order,
-    check_hessian,
     check_low_precision,
     check_second_order,
     normal,
@@ -113,7 +112,7 @@ def test_batch_norm(rng, shape, eps):
 
 def test_batch_norm_second_order(rng):
     args = normal(rng, 3, 2, 2), normal(rng, 2), normal(rng, 2)
-    check_hessian(
+    check_second_order(
         functools.partial(batch_norm, eps=0.1),
         functools.partial(batch_norm_reference, eps=0.1),
         *args,
@@ -443,7 +442,7 @@ def test_layer_norm(rng, shape):
     ids=["group_norm", "layer_norm"],
 )
 def test_group_and_layer_norm_second_order(rng, f, reference):
-    check_hessian(f, reference, normal(rng, 2, 2, 4), normal(rng, 4), normal(rng, 4))
+    check_second_order(f, reference, normal(rng, 2, 2, 4), normal(rng, 4), normal(rng, 4))
 
 
 @LOW

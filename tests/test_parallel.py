@@ -28,17 +28,32 @@ def gradients(operation, f):
     return jax.grad(lambda *args: total(f(*args)), argnums)
 
 
-def devices(count=2):
-    return jax.devices()[:count]
+def two_devices(kind):
+    """A mesh of two devices along the axis "data"."""
+    return jax.make_mesh((2,), ("data",), axis_types=(kind,), devices=jax.devices()[:2])
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
-@pytest.mark.parametrize("operation", OPERATIONS, ids=IDS)
-def test_batch_sharded_over_a_mesh(operation, kind):
+def arguments(operation):
+    """The arguments, and for each whether its first axis is the batch."""
     args = (*operation.arguments(), *operation.fixed)
-    batched = (*operation.batched, *(True for _ in operation.fixed))
+    return args, (*operation.batched, *(True for _ in operation.fixed))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=IDS)
+def test_every_layout(operation):
+    """The batch sharded over an Auto and an Explicit mesh, and in `shard_map`, as on one device."""
+    args, _ = arguments(operation)
     expected = jax.jit(gradients(operation, operation.f))(*args)
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,), devices=devices())
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        check_mesh(operation, kind, expected)
+    # dropout draws its mask from the local shape, so devices draw other masks than one would.
+    if operation.name != "dropout" and any(operation.batched):
+        check_shard_map(operation, expected)
+
+
+def check_mesh(operation, kind, expected):
+    args, batched = arguments(operation)
+    mesh = two_devices(kind)
     with jax.set_mesh(mesh):
         placed = [
             jax.device_put(a, NamedSharding(mesh, P("data") if b else P()))
@@ -51,44 +66,29 @@ def test_batch_sharded_over_a_mesh(operation, kind):
         assert_close(got, want, tolerance=1e-11)
 
 
-# dropout draws its mask from the local shape, so devices draw other masks than one would.
-DIVISIBLE = [
-    pytest.param(operation, id=name)
-    for operation, name in zip(OPERATIONS, IDS, strict=True)
-    if operation.name != "dropout" and any(operation.batched)
-]
-
-
-@pytest.mark.parametrize("inside", [True, False], ids=["grad inside", "grad outside"])
-@pytest.mark.parametrize("operation", DIVISIBLE)
-def test_shard_map(operation, inside):
+def check_shard_map(operation, expected):
     """Replicated arguments get the sum over devices, batched ones their own part."""
-    args = (*operation.arguments(), *operation.fixed)
-    expected = jax.jit(gradients(operation, operation.f))(*args)
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=devices())
-    specs = tuple(
-        P("data") if b else P() for b in (*operation.batched, *(True for _ in operation.fixed))
-    )
+    args, batched = arguments(operation)
+    mesh = two_devices(AxisType.Auto)
+    specs = tuple(P("data") if b else P() for b in batched)
     local = operation.over_devices or operation.f
 
     def loss(*args):
         outputs = local(*args)
         if not operation.keeps_batch:
-            outputs = jax.lax.psum(outputs, "data")
-        leaves = jax.tree.leaves(outputs)
-        if operation.over_devices:  # statistics over all devices, the same on each
-            return jax.lax.psum(total(leaves[0]), "data") + total(leaves[1:])
-        return total(leaves) if not operation.keeps_batch else jax.lax.psum(total(leaves), "data")
+            return total(jax.lax.psum(outputs, "data"))
+        if operation.over_devices:  # what follows the first output is the same on each device
+            first, *same = outputs
+            return jax.lax.psum(total(first), "data") + total(same)
+        return jax.lax.psum(total(outputs), "data")
 
     argnums = tuple(range(len(operation.shapes)))
-    if inside:
-        f = jax.shard_map(
-            jax.grad(loss, argnums), mesh=mesh, in_specs=specs, out_specs=specs[: len(argnums)]
-        )
-    else:
-        f = jax.grad(jax.shard_map(loss, mesh=mesh, in_specs=specs, out_specs=P()), argnums)
-    for got, want in zip(jax.jit(f)(*args), expected, strict=True):
-        assert_close(got, want, tolerance=1e-11)
+    slope = jax.grad(loss, argnums)
+    inside = jax.shard_map(slope, mesh=mesh, in_specs=specs, out_specs=specs[: len(argnums)])
+    outside = jax.grad(jax.shard_map(loss, mesh=mesh, in_specs=specs, out_specs=P()), argnums)
+    for ways in jax.jit(lambda *args: (inside(*args), outside(*args)))(*args):
+        for got, want in zip(ways, expected, strict=True):
+            assert_close(got, want, tolerance=1e-11)
 
 
 def test_two_processes_train_as_one():

@@ -11,7 +11,6 @@ from checker import (
     assert_close,
     check_adjoint,
     check_first_order,
-    check_hessian,
     check_low_precision,
     check_second_order,
     distinct,
@@ -279,7 +278,7 @@ def test_second_order_of_long_windows(rng):
         )
 
     tied = integers(rng, *shape, dtype="float64")
-    check_hessian(f, reference, distinct(rng, *shape), tied, *(normal(rng, *shape),) * 2)
+    check_second_order(f, reference, distinct(rng, *shape), tied, *(normal(rng, *shape),) * 2)
 
 
 @pytest.mark.versions
@@ -454,7 +453,7 @@ def test_the_residual_is_the_winner_alone():
 
 def test_second_order_where_entries_tie(rng):
     x = integers(rng, 2, 4, 4, 1, dtype="float64", low=0, high=2)
-    check_hessian(
+    check_second_order(
         lambda a, b: (max_pool(a, 2, stride=1), min_pool(b, 2, stride=1, ties="split")),
         lambda a, b: (ref_max(a, 2, stride=1)[0], ref_min(b, 2, stride=1, ties="split")[0]),
         x,
@@ -485,7 +484,7 @@ def test_lp_pool_of_zeros_has_derivatives_of_zero(p):
 @pytest.mark.parametrize("p", [2, 3, 4])
 def test_lp_pool_beside_a_zero(rng, p):
     x = jnp.array([0.0, 2.0, 0.0, -1.0, 3.0, 0.0])[:, None]
-    check_hessian(
+    check_second_order(
         lambda x: lp_pool(x, (3,), p=p),
         lambda x: jnp.sum(abs(x**p).reshape(2, 3, 1), 1) ** (1 / p),
         x,

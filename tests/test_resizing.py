@@ -11,7 +11,6 @@ from checker import (
     assert_close,
     check_adjoint,
     check_first_order,
-    check_hessian,
     check_low_precision,
     check_second_order,
     integers,
@@ -137,7 +136,7 @@ def test_second_order(rng, case):
 @pytest.mark.parametrize("case", some([8, 18, 25]))
 def test_hessian(rng, case):
     batch, old, new, options = case
-    check_hessian(
+    check_second_order(
         lambda x: resize(x, new, **options),
         lambda x: by_matrices(x, new, **options),
         normal(rng, *batch, *old, 1),
