@@ -11,7 +11,7 @@ def call(core: jax.custom_vjp, *args: Any) -> Any:
     """Calls a core as one compiled function.
 
     An eager call then costs one dispatch instead of tracing the rule anew. Under an outer
-    `jit` the core is inlined and nothing is left of this.
+    `jit` the core becomes part of that program, at the latest when it is lowered.
 
     Args:
         core: a `jax.custom_vjp` function whose `nondiff_argnums` are its static options.

@@ -3,8 +3,8 @@
 import os
 
 # The tests compile thousands of small programs and run each once or twice: LLVM's dearer
-# passes would take longer than they save. XLA's own passes, which rewrite operations, all run. (Set
-# here, before JAX is imported, and inherited by the processes that tests start.)
+# passes would take longer than they save. XLA's own passes, which rewrite operations, all run.
+# Set here, before JAX is imported, and inherited by the processes that tests start.
 os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
 
 import jax
