@@ -12,7 +12,7 @@ from cnnvjp._arguments import ArrayType, wider
 from cnnvjp._geometry import Pair
 
 # Since when lax can transpose a convolution whose output is wider than its operands.
-_TRANSPOSES_WIDENING = jax.__version_info__ >= (0, 8)
+_TRANSPOSES_WIDENING = jax.__version_info__ >= (0, 10)
 
 
 def correlate(

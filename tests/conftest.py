@@ -2,10 +2,10 @@
 
 import os
 
-# The tests compile thousands of small programs and run each once or twice: LLVM's dearer
-# passes would take longer than they save. XLA's own passes, which rewrite operations, all run.
+# The tests compile thousands of small programs and run each once or twice: LLVM's optimisations
+# would take longer than they save. XLA's own passes, which rewrite operations, all run.
 # Set here, before JAX is imported, and inherited by the processes that tests start.
-os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import numpy as np
