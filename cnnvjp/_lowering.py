@@ -1,4 +1,4 @@
-"""The convolution that XLA offers, in the two shapes that the rules need.
+"""The convolution that XLA offers, in the two shapes that the rules need, and its product.
 
 This layer knows layouts and dtypes. It knows neither autodiff nor the names of paddings.
 """
@@ -6,6 +6,7 @@ This layer knows layouts and dtypes. It knows neither autodiff nor the names of 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from cnnvjp._arguments import ArrayType, wider
@@ -13,6 +14,11 @@ from cnnvjp._geometry import Pair
 
 # Since when lax can transpose a convolution whose output is wider than its operands.
 _TRANSPOSES_WIDENING = jax.__version_info__ >= (0, 10)
+
+# Since when XLA:CPU notices that a matrix it has packed for a product was written over: before,
+# a product with a parameter of the program, updated in place since the last call (donated, as
+# a training step's weights are), took the numbers of that call.
+_REPACKS = jax.__version_info__ >= (0, 8, 2)
 
 
 def correlate(
@@ -105,3 +111,18 @@ def _convolve(
         **groups,
     )  # fmt: skip
     return y.astype(out.dtype)
+
+
+def contract(
+    x: jax.Array,
+    w: jax.Array,
+    axes: tuple[tuple[int, ...], tuple[int, ...]],
+    precision: Any,
+    out: ArrayType,
+) -> jax.Array:
+    """Multiplies and sums over the axes named for either array."""
+    if not _REPACKS:
+        w = jnp.where(jnp.isnan(w), jnp.nan, w)  # equals w, and is no parameter
+    return lax.dot_general(
+        x, w, (axes, ((), ())), precision=precision, out_sharding=out.sharding
+    ).astype(out.dtype)

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax import lax
 
 from cnnvjp._arguments import ArrayType, accumulator, hashable_precision, operands, primal_type
 from cnnvjp._broadcasting import broadcast_to, check_suffix, sum_shared
 from cnnvjp._geometry import is_sequence, per_axis, spatial_rank, spatial_size
+from cnnvjp._lowering import contract
 from cnnvjp._rules import call
 
 # ------------------------------------------------------------------------------------------
@@ -185,35 +185,22 @@ def dense(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _dense(x: jax.Array, w: jax.Array, precision: Any) -> jax.Array:
-    return _contract(x, w, ((x.ndim - 1,), (0,)), precision, ArrayType(x.dtype))
+    return contract(x, w, ((x.ndim - 1,), (0,)), precision, ArrayType(x.dtype))
 
 
 def _dense_fwd(x: jax.Array, w: jax.Array, precision: Any) -> Any:
-    return _contract(x, w, ((x.ndim - 1,), (0,)), precision, ArrayType(x.dtype)), (x, w)
+    return contract(x, w, ((x.ndim - 1,), (0,)), precision, ArrayType(x.dtype)), (x, w)
 
 
 def _dense_bwd(precision: Any, residuals: Any, dy: jax.Array) -> Any:
     x, w = residuals
     batch = tuple(range(x.ndim - 1))
-    dx = _contract(dy, w, ((dy.ndim - 1,), (1,)), precision, primal_type(x))  # dy wᵀ
-    dw = _contract(x, dy, (batch, batch), precision, primal_type(w))  # xᵀ dy
+    dx = contract(dy, w, ((dy.ndim - 1,), (1,)), precision, primal_type(x))  # dy wᵀ
+    dw = contract(x, dy, (batch, batch), precision, primal_type(w))  # xᵀ dy
     return dx, dw
 
 
 _dense.defvjp(_dense_fwd, _dense_bwd)
-
-
-def _contract(
-    x: jax.Array,
-    w: jax.Array,
-    axes: tuple[tuple[int, ...], tuple[int, ...]],
-    precision: Any,
-    out: ArrayType,
-) -> jax.Array:
-    """Multiplies and sums over the axes named for either array."""
-    return lax.dot_general(
-        x, w, (axes, ((), ())), precision=precision, out_sharding=out.sharding
-    ).astype(out.dtype)
 
 
 # ------------------------------------------------------------------------------------------

@@ -117,6 +117,20 @@ def test_low_precision(rng, dtype):
     check_low_precision(flatten, z, dtype=dtype)
 
 
+@pytest.mark.versions
+def test_dense_sees_weights_that_were_updated_in_place(rng):
+    """XLA:CPU packs a large float32 matrix once and, up to JAX 0.8.1, did not look again."""
+    x, w = normal(rng, 360, 400, dtype="float32"), normal(rng, 400, 120, dtype="float32")
+    doubled = jax.jit(lambda w: 2 * w, donate_argnums=0)
+    forward, backward = jax.jit(dense), jax.jit(lambda w, dx: jax.vjp(dense, dx, w.T)[1](x)[0])
+    first = forward(x, w), backward(w, x @ w)
+    place = w.unsafe_buffer_pointer()
+    w = doubled(w)
+    assert w.unsafe_buffer_pointer() == place
+    assert_close(forward(x, w), 2 * first[0])
+    assert_close(backward(w, x @ w), 2 * first[1])
+
+
 def test_a_python_number_is_a_scalar_of_the_same_dtype(rng):
     z = normal(rng, 2, 3, dtype="float32")
     assert scale(z, 2).dtype == scale(z, 0.5).dtype == jnp.float32

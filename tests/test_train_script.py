@@ -50,6 +50,7 @@ def names(folder):
     return {path.name for path in folder.iterdir()}
 
 
+@pytest.mark.versions
 def test_without_options_it_reaches_98_percent(tmp_path):
     """The whole default run, in a process of its own: figures, files, and a quiet stderr."""
     root = str(Path(cnnvjp.__file__).parent.parent)
