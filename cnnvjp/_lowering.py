@@ -3,13 +3,16 @@
 This layer knows layouts and dtypes. It knows neither autodiff nor the names of paddings.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
-from cnnvjp._arguments import ArrayType, wider
+from cnnvjp._arguments import ArrayType, accumulator, wider
 from cnnvjp._geometry import Pair
 
 # Since when lax can transpose a convolution whose output is wider than its operands.
@@ -19,6 +22,51 @@ _TRANSPOSES_WIDENING = jax.__version_info__ >= (0, 10)
 # a product with a parameter of the program, updated in place since the last call (donated, as
 # a training step's weights are), took the numbers of that call.
 _REPACKS = jax.__version_info__ >= (0, 8, 2)
+
+
+def fastest(
+    plain: Callable[[jax.Array, jax.Array], jax.Array],
+    on_cpu: Callable[[jax.Array, jax.Array], jax.Array] | None,
+    a: jax.Array,
+    b: jax.Array,
+    out: ArrayType,
+) -> jax.Array:
+    """A function that is linear in each of two arrays, in the formulation for its platform.
+
+    The choice falls when the program is lowered, so that one exported for another platform is
+    that platform's. Its derivatives are the plain formulation's: being linear in each argument,
+    it is its own derivative, and the plain one can be transposed.
+
+    Args:
+        plain: XLA's own convolution, for accelerators and wherever it is as fast.
+        on_cpu: what is faster on the CPU, if anything is. It computes in one dtype.
+        a: one array.
+        b: the other.
+        out: dtype and sharding of the result.
+    """
+    if on_cpu is None or out.sharding is not None or not jnp.issubdtype(a.dtype, jnp.floating):
+        return plain(a, b)
+    dtype = wider(accumulator(wider(a.dtype, b.dtype)), out.dtype)
+
+    @jax.custom_jvp
+    def chosen(a: jax.Array, b: jax.Array) -> jax.Array:
+        def formulation(a: jax.Array, b: jax.Array) -> jax.Array:
+            return on_cpu(a.astype(dtype), b.astype(dtype)).astype(out.dtype)
+
+        return lax.platform_dependent(a, b, cpu=formulation, default=plain)
+
+    def derivative(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+        (a, b), (da, db) = primals, tangents
+        parts = []
+        if not isinstance(da, SymbolicZero):
+            parts.append(plain(da, b))
+        if not isinstance(db, SymbolicZero):
+            parts.append(plain(a, db))
+        y = chosen(a, b)
+        return y, functools.reduce(lax.add, parts) if parts else jnp.zeros_like(y)
+
+    chosen.defjvp(derivative, symbolic_zeros=True)
+    return chosen(a, b)
 
 
 def correlate(

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnvjp import _cpu as cpu
 from cnnvjp import _lowering as lowering
 from cnnvjp._arguments import ArrayType, operands, primal_type, summed_type
 from cnnvjp._convolution_options import (
@@ -53,17 +54,23 @@ from cnnvjp.affine import bias_added
 
 def _c(x: jax.Array, w: jax.Array, window: Window, options: Options, out: ArrayType) -> jax.Array:
     """[GBC] 9.8, [H] 8.20: y[i] = Σ over m of x[i·s + d·m] w[m], channels summed."""
-    return lowering.correlate(
-        x,
-        _rot180(w) if options.flip_kernel else w,
-        stride=window.stride,
-        padding=window.span,
-        upsampling=(1,) * window.ndim,
-        dilation=window.dilation,
-        groups=options.groups,
-        precision=options.precision,
-        out=out,
-    )
+
+    def plain(x: jax.Array, w: jax.Array, groups: int = 1) -> jax.Array:
+        return lowering.correlate(
+            x,
+            w,
+            stride=window.stride,
+            padding=window.span,
+            upsampling=(1,) * window.ndim,
+            dilation=window.dilation,
+            groups=groups,
+            precision=options.precision,
+            out=out,
+        )
+
+    w = _rot180(w) if options.flip_kernel else w
+    on_cpu = cpu.correlation(x, w, window, options.groups, plain)
+    return lowering.fastest(functools.partial(plain, groups=options.groups), on_cpu, x, w, out)
 
 
 def _h(dy: jax.Array, w: jax.Array, window: Window, options: Options, out: ArrayType) -> jax.Array:
@@ -74,19 +81,24 @@ def _h(dy: jax.Array, w: jax.Array, window: Window, options: Options, out: Array
     size ([GBC] on the size that the transpose must be told); its channels trade places ([B],
     "Multi-Channel Convolution": filter W†_c collects channel c of every forward filter).
     """
-    w = w if options.flip_kernel else _rot180(w)
-    return lowering.correlate(
-        dy,
-        _exchange_group_channels(w, options.groups),
-        stride=(1,) * window.ndim,
-        padding=window.transposed_padding,
-        upsampling=window.stride,
-        dilation=window.dilation,
-        groups=options.groups,
-        exchange_channels=options.groups == 1,
-        precision=options.precision,
-        out=out,
-    )
+
+    def plain(dy: jax.Array, w: jax.Array, groups: int = 1) -> jax.Array:
+        return lowering.correlate(
+            dy,
+            _exchange_group_channels(_rot180(w), groups),
+            stride=(1,) * window.ndim,
+            padding=window.transposed_padding,
+            upsampling=window.stride,
+            dilation=window.dilation,
+            groups=groups,
+            exchange_channels=groups == 1,
+            precision=options.precision,
+            out=out,
+        )
+
+    w = _rot180(w) if options.flip_kernel else w
+    on_cpu = cpu.input_gradient(dy, w, window, options.groups, options.precision, plain)
+    return lowering.fastest(functools.partial(plain, groups=options.groups), on_cpu, dy, w, out)
 
 
 def _g(x: jax.Array, dy: jax.Array, window: Window, options: Options, out: ArrayType) -> jax.Array:
@@ -94,16 +106,21 @@ def _g(x: jax.Array, dy: jax.Array, window: Window, options: Options, out: Array
 
     dy slides over x like a kernel whose taps are s apart, in steps of d.
     """
-    dw = lowering.correlate_batches(
-        x,
-        dy,
-        stride=window.dilation,
-        padding=window.span,
-        dilation=window.stride,
-        groups=options.groups,
-        precision=options.precision,
-        out=out,
-    )
+
+    def plain(x: jax.Array, dy: jax.Array, groups: int = 1) -> jax.Array:
+        return lowering.correlate_batches(
+            x,
+            dy,
+            stride=window.dilation,
+            padding=window.span,
+            dilation=window.stride,
+            groups=groups,
+            precision=options.precision,
+            out=out,
+        )
+
+    on_cpu = cpu.kernel_gradient(x, dy, window, options.groups, options.precision, plain)
+    dw = lowering.fastest(functools.partial(plain, groups=options.groups), on_cpu, x, dy, out)
     return _rot180(dw) if options.flip_kernel else dw
 
 

@@ -1,0 +1,255 @@
+"""Depthwise convolution: every output channel sees one input channel, c = o // multiplier.
+
+XLA:CPU expands it to a dense convolution whose kernel is almost all zeros. Nothing is summed
+over channels, so here it is elementwise work instead: one multiply-add of whole arrays for each
+tap, vectorised over the channels, which lie together in memory. XLA fuses the taps into one
+loop, so that x is read and y written once.
+"""
+
+import functools
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnnvjp._cpu._arrays import Phase, barrier, padded, phases, summed, times, woven
+from cnnvjp._geometry import Window
+from cnnvjp._taps import each_tap, tap
+
+# Taps that are summed in one fusion. LLVM takes time that grows faster than their number.
+_TOGETHER = 25
+
+# Terms of one fused reduction: taps · rows · row blocks. LLVM stops unrolling a little above,
+# and the loop is then 3 to 25 times slower.
+_TERMS = 100
+_SUMS = 9  # taps in one reduction
+_BLOCKS = 2  # rows that the reduction itself adds; XLA unrolls so short an axis whole
+
+
+def correlate(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """y[i, o] = Σ over m of x[i·s + d·m, o // multiplier] w[m, o]."""
+    x = _repeated(x, w.shape[-1] // x.shape[-1])
+    return _taps(barrier(padded(x, window.span)), w, window)
+
+
+def input_gradient(dy: jax.Array, w: jax.Array, window: Window, channels: int) -> jax.Array:
+    """dx[j, c] = Σ over i·s + d·m = j, and the o of c, of dy[i, o] w[m, o]: phase by phase."""
+    windows = [phase.window for phase in phases(window)]
+    # One padding for all phases: each crops what it does not reach.
+    edges = tuple(
+        (
+            max(placed.padding[axis][0] for placed in windows),
+            max(placed.padding[axis][1] for placed in windows),
+        )
+        for axis in range(window.ndim)
+    )
+    wide = barrier(padded(dy, edges))
+
+    def part(phase: Phase) -> jax.Array:
+        inner = tuple(
+            (mine[0] - most[0], mine[1] - most[1])
+            for mine, most in zip(phase.window.padding, edges, strict=True)
+        )
+        taps = lax.rev(w[phase.kernel], range(window.ndim))
+        return _taps(padded(wide, inner), taps, phase.window)
+
+    dx = woven(window, part, dy.shape[0], dy.shape[-1], dy.dtype)
+    multiplier = dy.shape[-1] // channels
+    if multiplier == 1:
+        return dx
+    dx = dx.reshape(*dx.shape[:-1], channels, multiplier)
+    return functools.reduce(operator.add, [dx[..., q] for q in range(multiplier)])
+
+
+def _taps(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """Σ over m of x[i·s + d·m] w[m], for x as long as the windows reach."""
+    terms = [times(tap(x, window, m), w[m][0]) for m in each_tap(window)]
+    return summed(terms, _TOGETHER)
+
+
+def _repeated(x: jax.Array, multiplier: int) -> jax.Array:
+    return x if multiplier == 1 else jnp.repeat(x, multiplier, axis=-1)
+
+
+def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
+    """dw[m, o] = Σ over n, i of x[n, i·s + d·m, o // multiplier] dy[n, i, o].
+
+    All taps' products are summed by one reduction of several operands, which XLA compiles to
+    one loop: x and dy are read once, not once a tap. It sums over rows, so that what is left
+    of each tap is a whole row of columns and channels, long enough to vectorise over; the
+    columns are summed last, as a product with a row of ones.
+    """
+    x = _repeated(x, dy.shape[-1] // x.shape[-1])
+    if window.ndim == 2:
+        return _of_planes(x, dy, window)
+    if window.ndim == 1:
+        return _of_lines(x, dy, window)
+    # In three dimensions the depth taps one by one, with output planes as images.
+    x = padded(x, window.span)
+    planes = window.output_size[0]
+    inner = _without_first_axis(window)
+    return jnp.stack(
+        [
+            _of_planes(
+                lax.slice_in_dim(
+                    x, first, first + (planes - 1) * window.stride[0] + 1, window.stride[0], 1
+                ).reshape(x.shape[0] * planes, *x.shape[2:]),
+                dy.reshape(dy.shape[0] * planes, *dy.shape[2:]),
+                inner,
+            )
+            for first in range(0, window.extent[0], window.dilation[0])
+        ]
+    )
+
+
+def _without_first_axis(window: Window) -> Window:
+    return Window(
+        window.input_size[1:],
+        window.size[1:],
+        window.stride[1:],
+        ((0, 0),) * (window.ndim - 1),
+        window.dilation[1:],
+        window.overhang[1:],
+    )
+
+
+def _of_planes(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
+    """Rows of x and dy are laid flat, columns times channels: a tap shifts x along them.
+
+    Nothing is padded, which would cost as much as the sums. Where a shift runs over the end of
+    a row, what it meets is of no use and is left out of the last sum; so is what stands between
+    the columns that a stride picks. Rows at the border miss some taps and are added one by one.
+    """
+    (kh, kw), (sh, sw), (dh, dw) = window.size, window.stride, window.dilation
+    before = tuple(max(edge, 0) for edge, _ in window.span)
+    crop = [(min(start, 0), min(end, 0)) for start, end in window.span]
+    wider = (dy.shape[2] - 1) * sw + 1 - x.shape[2] - sum(crop[1])  # an output beyond the input
+    x = padded(x, (crop[0], (crop[1][0], crop[1][1] + max(wider, 0))))
+    n, height, columns, c = x.shape
+    rows, width = dy.shape[1], columns * c
+    dy = _spread(dy, sw, columns).reshape(n, rows, width)
+
+    def row(i: int, m: int) -> int:
+        return i * sh + m * dh - before[0]
+
+    def shift(j: int) -> int:
+        return j * dw - before[1]
+
+    taps = [(m, j) for m in range(kh) for j in range(kw)]
+    starts = [row(0, m) * width + shift(j) * c for m, j in taps]
+    pitch = sh * width
+    whole = [  # the rows all of whose taps lie in x, when it is read as one line
+        i
+        for i in range(rows)
+        if starts[0] + i * pitch >= 0 and starts[-1] + (i + 1) * pitch <= height * width
+    ]
+    sums, rest = _rows_summed(x.reshape(n, height * width), dy, starts, pitch, whole)
+    rest += [i for i in range(rows) if i not in whole]
+
+    gradient = []
+    for (m, j), parts in zip(taps, sums, strict=True):
+        low, high = max(0, -shift(j)), min(columns, columns - shift(j))  # where x has a column
+        parts = [part[:, low * c : high * c] for part in parts if low < high]
+        for i in rest:
+            if low < high and 0 <= row(i, m) < height:
+                there = x[:, row(i, m), low + shift(j) : high + shift(j)]
+                there = there.reshape(n, (high - low) * c)
+                parts.append(there * dy[:, i, low * c : high * c])
+        if parts:
+            total = functools.reduce(operator.add, parts).reshape(n, high - low, c)
+            gradient.append(_summed_positions(total[:, -low % sw :: sw]))
+        else:
+            gradient.append(lax.full_like(dy, 0, shape=(1, c)))
+    return jnp.concatenate(gradient).reshape(kh, kw, 1, c)
+
+
+def _of_lines(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
+    """A line is cut into rows, one after the other in memory, and summed as rows are."""
+    n, length, c = dy.shape
+    (k,), (s,), (d,) = window.size, window.stride, window.dilation
+    rows = _BLOCKS * (_TERMS // (_BLOCKS * min(k, _SUMS)))  # for one reduction
+    row = -(-length // rows)
+    dy = barrier(padded(dy, ((0, rows * row - length),))).reshape(n, rows, row * c)
+    # The positions of one residue lie together: then every tap is a contiguous piece.
+    reach = (rows * row + (window.extent[0] - 1) // s) * s
+    x = padded(x, ((window.span[0][0], reach - x.shape[1] - window.span[0][0]),))
+    gradient: list[Any] = [None] * k
+    for b in range(min(s, k)):
+        taps = [m for m in range(k) if m * d % s == b]
+        line = barrier(x[:, b::s]).reshape(n, reach // s * c)
+        starts = [m * d // s * c for m in taps]
+        sums, rest = _rows_summed(line, dy, starts, row * c, list(range(rows)))
+        for m, start, parts in zip(taps, starts, sums, strict=True):
+            for i in rest:
+                there = lax.slice_in_dim(
+                    line, start + i * row * c, start + (i + 1) * row * c, axis=1
+                )
+                parts.append(there * dy[:, i])
+            total = functools.reduce(operator.add, parts)
+            gradient[m] = _summed_positions(total.reshape(n, row, c))
+    return jnp.concatenate(gradient).reshape(k, 1, c)
+
+
+def _spread(dy: jax.Array, stride: int, columns: int) -> jax.Array:
+    """Every column s times, then cut or filled with zeros to x's number of columns."""
+    if stride > 1:
+        dy = jnp.repeat(dy, stride, axis=2)
+    if dy.shape[2] != columns:
+        dy = padded(dy, ((0, 0), (0, columns - dy.shape[2])))
+    return dy if stride == 1 and dy.shape[2] == columns else barrier(dy)
+
+
+def _summed_positions(x: jax.Array) -> jax.Array:
+    """(N, P, C) -> (1, C). A product with a row of ones is faster than a reduction."""
+    x = barrier(x.reshape(x.shape[0] * x.shape[1], x.shape[2]))
+    return lax.full_like(x, 1, shape=(1, x.shape[0])) @ x
+
+
+def _rows_summed(
+    line: jax.Array, dy: jax.Array, starts: list[int], pitch: int, rows: list[int]
+) -> tuple[list[list[jax.Array]], list[int]]:
+    """For each start: Σ over rows i of line[:, start + i·pitch : … + width] · dy[:, i].
+
+    Args:
+        line: x, (N, positions and channels).
+        dy: (N, rows, width).
+        starts: where row 0 of each tap begins.
+        pitch: the distance between two rows in `line`, a multiple of the width.
+        rows: consecutive ones.
+
+    Returns:
+        For each start the parts of its sum, (N, width) each, and the rows that are left over.
+    """
+    n, _, width = dy.shape
+    sums: list[list[jax.Array]] = [[] for _ in starts]
+    together = min(len(starts), _SUMS)
+    while len(rows) >= _BLOCKS:
+        each = min(_TERMS // (_BLOCKS * together), len(rows) // _BLOCKS)
+        first, count = rows[0], _BLOCKS * each
+
+        def product(start: int, r: int, first: int = first, each: int = each) -> jax.Array:
+            count = _BLOCKS * each
+            begin = start + first * pitch
+            piece = lax.slice_in_dim(line, begin, begin + count * pitch, axis=1)
+            piece = piece.reshape(n, _BLOCKS, each * pitch // width, width)[
+                :, :, r * pitch // width
+            ]
+            return piece * lax.slice_in_dim(dy, first + r, first + count, each, 1)
+
+        for begin in range(0, len(starts), together):
+            terms = [
+                functools.reduce(operator.add, [product(start, r) for r in range(each)])
+                for start in starts[begin : begin + together]
+            ]
+            zeros = [lax.full_like(dy, 0, shape=())] * len(terms)
+            found = lax.reduce(terms, zeros, _add_each, (1,))
+            for parts, part in zip(sums[begin : begin + together], found, strict=True):
+                parts.append(part)
+        rows = rows[count:]
+    return sums, rows
+
+
+def _add_each(a: list[jax.Array], b: list[jax.Array]) -> list[jax.Array]:
+    return [p + q for p, q in zip(a, b, strict=True)]

@@ -1,0 +1,197 @@
+"""Each of the CPU's formulations against XLA's own convolution, and when each is chosen."""
+
+import functools
+import re
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import pytest
+from checker import assert_close, normal
+from jax import lax
+
+from cnnvjp import _cpu, avg_pool, conv, conv_kernel_grad, conv_transpose, max_pool
+from cnnvjp._geometry import make_window
+
+# x, w, groups, options: the formulations of the forward pass, input and kernel gradient
+CASES = [
+    # depthwise: few rows, many rows with rest, borders wider than the image, cropped
+    ((2, 9, 8, 3), (3, 3, 1, 3), 3, dict(padding="SAME"), "ddd"),
+    ((2, 31, 6, 2), (3, 2, 1, 2), 2, dict(padding="SAME"), "ddd"),
+    ((1, 30, 7, 2), (3, 3, 1, 2), 2, dict(stride=2, padding=1), "ddd"),
+    ((2, 29, 8, 2), (3, 3, 1, 2), 2, dict(stride=(1, 2), padding="SAME"), "ddd"),
+    ((2, 12, 11, 2), (5, 3, 1, 2), 2, dict(stride=(2, 3), padding=((2, 1), (0, 3))), "ddd"),
+    ((2, 12, 13, 2), (3, 3, 1, 2), 2, dict(dilation=(2, 3), padding="SAME"), "ddd"),
+    ((2, 12, 13, 2), (3, 3, 1, 2), 2, dict(dilation=2, stride=2, padding=1), "ddd"),
+    ((2, 12, 13, 2), (3, 3, 1, 2), 2, dict(dilation=3, stride=2, padding="FULL"), "ddd"),
+    ((1, 12, 11, 2), (3, 3, 1, 2), 2, dict(padding=((-1, 2), (3, -2))), "ddd"),
+    ((2, 12, 11, 2), (3, 3, 1, 2), 2, dict(stride=2, padding=((-1, -2), (1, -3))), "ddd"),
+    ((2, 2, 2, 2), (3, 3, 1, 2), 2, dict(padding=2), "ddd"),
+    ((2, 1, 1, 2), (5, 5, 1, 2), 2, dict(padding=2), "ddd"),
+    ((2, 5, 4, 2), (2, 2, 1, 2), 2, dict(stride=3), "ddd"),
+    ((2, 9, 9, 2), (1, 1, 1, 2), 2, dict(stride=2), "ddd"),
+    ((2, 14, 13, 2), (7, 7, 1, 2), 2, dict(padding=3), "ddd"),
+    ((0, 9, 8, 3), (3, 3, 1, 3), 3, dict(padding="SAME"), "ddd"),
+    # depthwise with a multiplier
+    ((2, 9, 8, 3), (3, 3, 1, 6), 3, dict(padding="SAME"), "ddd"),
+    ((2, 9, 8, 3), (3, 3, 1, 9), 3, dict(stride=2), "ddd"),
+    # depthwise in one and three dimensions
+    ((2, 67, 3), (5, 1, 3), 3, dict(padding="SAME"), "ddd"),
+    ((2, 67, 2), (31, 1, 4), 2, dict(padding=15), "ddd"),
+    ((2, 40, 3), (5, 1, 3), 3, dict(stride=2, padding=(3,)), "ddd"),
+    ((2, 41, 3), (4, 1, 3), 3, dict(stride=3, dilation=2, padding=((-2, 4),)), "ddd"),
+    ((2, 5, 3), (1, 1, 3), 3, dict(stride=7), "ddd"),
+    ((2, 5, 6, 7, 2), (3, 3, 3, 1, 2), 2, dict(padding="SAME"), "ddd"),
+    ((2, 7, 6, 7, 2), (3, 2, 3, 1, 4), 2, dict(stride=(2, 1, 2), padding=1), "ddd"),
+    ((1, 9, 6, 7, 2), (2, 3, 1, 1, 2), 2, dict(dilation=(3, 1, 2), padding=((-1, 2), 1, 0)), "ddd"),
+    # too many taps to unroll
+    ((2, 13, 12, 2), (12, 12, 1, 2), 2, dict(padding=1), "bbb"),
+    # few channels a group: unrolled sums; the kernel gradient in blocks
+    ((2, 9, 8, 12), (3, 3, 4, 6), 3, dict(padding="SAME"), "uub"),
+    ((2, 9, 8, 12), (3, 3, 4, 9), 3, dict(stride=2, padding=1), "uub"),
+    ((2, 9, 8, 4), (2, 3, 2, 6), 2, dict(stride=(3, 1), dilation=(2, 1)), "uub"),
+    ((2, 23, 8), (3, 2, 4), 4, dict(padding="SAME"), "uub"),
+    ((1, 5, 6, 7, 4), (2, 3, 2, 2, 4), 2, dict(padding=1), "uub"),
+    # more channels: blocks of dense convolutions
+    ((1, 5, 6, 40), (3, 3, 10, 8), 4, dict(padding=1), "bbb"),
+    ((1, 5, 6, 32), (3, 3, 16, 34), 2, dict(stride=2, padding=1), "bbb"),
+    ((1, 9, 20), (3, 10, 4), 2, dict(padding=1), "bbb"),
+    ((1, 4, 4, 80), (1, 1, 1, 160), 80, dict(), "ddd"),
+    ((1, 3, 3, 132), (1, 1, 2, 132), 66, dict(), "uub"),
+    # one tap: a product for the kernel gradient
+    ((2, 5, 6, 3), (1, 1, 3, 4), 1, dict(), "--p"),
+    ((2, 5, 6, 5), (1, 1, 5, 4), 1, dict(stride=2), "--p"),
+    ((2, 7, 5), (1, 5, 4), 1, dict(stride=3, padding=((2, -1),)), "--p"),
+    ((2, 3, 4, 5, 3), (1, 1, 1, 3, 4), 1, dict(stride=(1, 2, 1), padding=1), "--p"),
+    ((0, 5, 6, 3), (1, 1, 3, 4), 1, dict(), "--p"),
+    # strided, with channels enough: phases
+    ((2, 9, 8, 16), (3, 3, 16, 4), 1, dict(stride=2, padding=1), "-s-"),
+    ((2, 9, 8, 16), (3, 4, 16, 4), 1, dict(stride=(1, 3), padding=((-1, 2), (2, -2))), "-s-"),
+    ((1, 12, 13, 16), (2, 3, 16, 2), 1, dict(stride=(4, 2), dilation=(3, 2)), "-s-"),
+    ((1, 9, 9, 16), (2, 2, 16, 2), 1, dict(stride=4, dilation=2), "-s-"),
+    # left to XLA
+    ((2, 9, 8, 3), (3, 3, 3, 4), 1, dict(stride=2, padding=1), "---"),
+    ((2, 9, 8, 16), (3, 3, 16, 4), 1, dict(padding=1), "---"),
+]
+
+NAMES = {
+    "d": "cnnvjp._cpu.depthwise",
+    "u": "cnnvjp._cpu.grouped",
+    "b": "cnnvjp._cpu.grouped",
+    "p": "cnnvjp._cpu.dense",
+    "s": "cnnvjp._cpu.dense",
+}
+
+
+def lax_convolution(x, w, window, groups):
+    space = "DHW"[-window.ndim :]
+    layout = (f"N{space}C", f"{space}IO", f"N{space}C")
+    return lax.conv_general_dilated(
+        x, w, window.stride, window.span, None, window.dilation, layout, groups
+    )
+
+
+def setup(rng, case, dtype="float64"):
+    x_shape, w_shape, groups, options, chosen = case
+    x, w = normal(rng, *x_shape, dtype=dtype), normal(rng, *w_shape, dtype=dtype)
+    pairs = {"stride": 1, "padding": "VALID", "dilation": 1} | options
+    padding = pairs["padding"]
+    if isinstance(padding, tuple) and not all(isinstance(p, int) for p in padding):
+        pairs["padding"] = tuple((p, p) if isinstance(p, int) else p for p in padding)
+    window = make_window(x_shape[1:-1], w_shape[:-2], **pairs)
+    dy = normal(rng, x_shape[0], *window.output_size, w_shape[-1], dtype=dtype)
+    return x, w, dy, groups, pairs, window, chosen
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("case", CASES, ids=map(str, range(len(CASES))))
+def test_formulations(rng, case):
+    x, w, dy, groups, pairs, window, _ = setup(rng, case)
+    pairs["groups"] = groups
+    reference = functools.partial(lax_convolution, window=window, groups=groups)
+
+    def ours(x, w, dy):
+        return (
+            conv(x, w, **pairs),
+            conv_transpose(dy, w, output_size=x.shape[1:-1], **pairs),
+            conv_kernel_grad(x, dy, w.shape[:-2], **pairs),
+        )
+
+    def theirs(x, w, dy):
+        y, pullback = jax.vjp(reference, x, w)
+        return y, *pullback(dy)
+
+    for got, want in zip(jax.jit(ours)(x, w, dy), jax.jit(theirs)(x, w, dy), strict=True):
+        assert got.dtype == want.dtype
+        assert_close(got, want)
+
+
+@pytest.mark.parametrize("case", CASES, ids=map(str, range(len(CASES))))
+def test_choice(rng, case):
+    x, w, dy, groups, _, window, chosen = setup(rng, case)
+    plain = lambda a, b: a
+    found = (
+        _cpu.correlation(x, w, window, groups, plain),
+        _cpu.input_gradient(dy, w, window, groups, None, plain),
+        _cpu.kernel_gradient(x, dy, window, groups, None, plain),
+    )
+    for letter, formulation in zip(chosen, found, strict=True):
+        if letter == "-":
+            assert formulation is None
+            continue
+        assert formulation.func.__module__ == NAMES[letter]
+        assert ("blocks" in formulation.func.__name__) == (letter == "b")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("case", [CASES[i] for i in (0, 3, 16, 26, 31, 36, 41)], ids=str)
+def test_low_precision(rng, case, dtype):
+    """Rounded once: as near to float64 as the output's dtype allows."""
+    x, w, dy, groups, pairs, window, _ = setup(rng, case, dtype)
+    wide = [a.astype("float64") for a in (x, w, dy)]
+    y, pullback = jax.vjp(
+        functools.partial(lax_convolution, window=window, groups=groups), *wide[:2]
+    )
+    ours, ours_back = jax.vjp(functools.partial(conv, groups=groups, **pairs), x, w)
+    tolerance = 4e-6 if dtype == "float32" else float(jnp.finfo(dtype).eps)
+    for got, want in zip((ours, *ours_back(dy)), (y, *pullback(wide[2])), strict=True):
+        assert got.dtype == dtype
+        assert_close(got, want, tolerance=tolerance)
+
+
+def convolutions(f, platform, *args):
+    """The window and the group counts of every convolution of the program for a platform."""
+    text = jax.export.export(jax.jit(f), platforms=[platform])(*args).mlir_module()
+    return sorted(re.findall(r"stablehlo\.convolution.*?(window = .*?\}) :", text)), text
+
+
+@pytest.mark.parametrize("case", [CASES[i] for i in (2, 16, 28, 37, 42)], ids=str)
+def test_accelerators_get_one_convolution_a_pass(rng, case):
+    """Those of lax's own gradients: the CPU's formulations stay on the CPU."""
+    x, w, dy, groups, pairs, window, _ = setup(rng, case, "float32")
+
+    def passes(convolution):
+        def run(x, w, dy):
+            y, pullback = jax.vjp(convolution, x, w)
+            return y, *pullback(dy)
+
+        return run
+
+    ours = passes(functools.partial(conv, groups=groups, **pairs))
+    theirs = passes(functools.partial(lax_convolution, window=window, groups=groups))
+    for platform in ("cuda", "rocm", "tpu"):
+        expected, _ = convolutions(theirs, platform, x, w, dy)
+        found, text = convolutions(ours, platform, x, w, dy)
+        assert len(expected) == 3
+        assert found == expected
+        assert not re.search(r"stablehlo\.(reduce|gather|scatter|select_and_scatter)", text)
+    assert convolutions(ours, "cpu", x, w, dy)[0] != expected
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "rocm", "tpu"])
+def test_pooling_needs_no_scatter(rng, platform):
+    x = normal(rng, 2, 9, 8, 3, dtype="float32")
+    for pool in (max_pool, avg_pool):
+        gradient = jax.grad(lambda x, pool=pool: pool(x, 3, stride=2, padding="SAME").sum())
+        text = jax.export.export(jax.jit(gradient), platforms=[platform])(x).mlir_module()
+        assert not re.search(r"stablehlo\.(gather|scatter|select_and_scatter|reduce_window)", text)
