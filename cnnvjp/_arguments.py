@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from cnnvjp._geometry import is_sequence
+from cnnvjp._geometry import is_sequence, static_hint
 
 FLOATS = tuple(jnp.dtype(d) for d in ("float16", "bfloat16", "float32", "float64"))
 
@@ -42,18 +42,26 @@ def operands(
         if not (hasattr(value, "shape") and hasattr(value, "dtype")):
             continue
         _check_dtype(name, value, integers)
+        found = jax.dtypes.canonicalize_dtype(value.dtype)  # float32 for NumPy's, without x64
         if first is None:
-            first, dtype = name, value.dtype
-        elif value.dtype != dtype:
+            first, dtype = name, found
+        elif found != dtype:
+            widest, other = (first, name) if _is_wider(dtype, found) else (name, first)
             raise TypeError(
-                f"{name}: got {value.dtype}, but {first} is {dtype}; the arrays of one call share "
-                f"a dtype: cast one of them, as in {name}.astype({first}.dtype)"
+                f"{name}: got {found}, but {first} is {dtype}; the arrays of one call share a "
+                f"dtype: cast one of them, as in {other}.astype({widest}.dtype)"
             )
     checked = [
         None if value is None and name in optional else _as_array(name, value, dtype)
         for name, value in arrays.items()
     ]
     return unify_varying(*checked)
+
+
+def _is_wider(a: Any, b: Any) -> bool:
+    """Whether `a` is the one to cast to: floating beside an integer, or else the larger."""
+    floating = [jnp.issubdtype(dtype, jnp.floating) for dtype in (a, b)]
+    return floating[0] if floating[0] != floating[1] else a.itemsize >= b.itemsize
 
 
 def _check_dtype(name: str, value: Any, integers: bool) -> None:
@@ -73,10 +81,7 @@ def _as_array(name: str, value: Any, dtype: Any) -> Any:
         if isinstance(value, float) and not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(f"{name}: got the float {value!r} beside arrays of {dtype}")
         return jnp.asarray(value, dtype)
-    raise TypeError(
-        f"{name}: got {type(value).__name__}; it must be a jax or numpy array"
-        f"{'' if dtype is None else ' or a number'}"
-    )
+    raise TypeError(f"{name}: got {type(value).__name__}; it must be a jax or numpy array")
 
 
 def integer_operand(name: str, value: Any) -> jax.Array:
@@ -115,6 +120,13 @@ def number_option(
     bounds = "" if low == -math.inf else f" of at least {low:g}"
     bounds = bounds if high == math.inf else f" from {low:g} to {high:g}"
     raise ValueError(f"{name}: got {value!r}; it must be a finite Python number{bounds}")
+
+
+def flag_option(name: str, value: Any) -> bool:
+    """An option that is on or off."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise TypeError(f"{name}: got {value!r}; it must be True or False{static_hint(value)}")
 
 
 def axes_option(name: str, axes: Any, x: jax.Array) -> tuple[int, ...]:

@@ -9,8 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnvjp._arguments import FLOATS, hashable_precision
-from cnnvjp._geometry import Padding, PerAxis, Window, make_window, spatial_size
+from cnnvjp._arguments import FLOATS, flag_option, hashable_precision, operands
+from cnnvjp._geometry import (
+    Padding,
+    PerAxis,
+    Window,
+    make_window,
+    spatial_size,
+    static_hint,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +45,16 @@ def make_options(
     if preferred_element_type is not None:
         dtype = jnp.dtype(preferred_element_type)
         floating = jnp.issubdtype(x.dtype, jnp.floating)
-        if not (dtype in FLOATS if floating else jnp.issubdtype(dtype, jnp.integer)):
-            fitting = "float16, bfloat16, float32 or float64" if floating else "an integer dtype"
+        if not (dtype in FLOATS if floating else dtype.kind == x.dtype.kind):
+            signed = "a signed" if x.dtype.kind == "i" else "an unsigned"
+            fitting = "float16, bfloat16, float32 or float64"
+            fitting = fitting if floating else f"{signed} integer dtype"
             raise TypeError(
                 f"preferred_element_type: got {dtype} for arrays of {x.dtype}; it must be {fitting}"
             )
-    return Options(groups, bool(flip_kernel), hashable_precision(precision), dtype)
+    return Options(
+        groups, flag_option("flip_kernel", flip_kernel), hashable_precision(precision), dtype
+    )
 
 
 def forward_window(
@@ -89,16 +100,19 @@ def check_channels(x: jax.Array, w: jax.Array, groups: int) -> None:
 
 
 def check_bias(b: Any, x: jax.Array, y: jax.Array, ndim: int) -> jax.Array:
-    """A bias for `y`, the convolution of `x`: tied (C,) or untied (*out_spatial, C)."""
-    if not hasattr(b, "dtype") or b.dtype != x.dtype:
-        got = getattr(b, "dtype", type(b).__name__)
-        raise TypeError(f"b: got {got}; it must be an array of {x.dtype}, as the others are")
+    """A bias for `y`, the convolution of `x`: tied (C,) or untied (*out_spatial, C).
+
+    It has x's dtype, which need not be y's.
+    """
+    if not hasattr(b, "dtype"):
+        raise TypeError(f"b: got {type(b).__name__}; it must be an array of {x.dtype}")
+    _, b = operands(integers=True, x=x, b=b)
     if b.shape not in (y.shape[-1:], y.shape[-1 - ndim :]):
         raise ValueError(
             f"b: got the shape {b.shape}; it must be tied, {y.shape[-1:]}, or untied, "
             f"{y.shape[-1 - ndim :]}"
         )
-    return jnp.asarray(b).astype(y.dtype)
+    return b
 
 
 def positive_int(name: str, value: Any) -> int:
@@ -108,7 +122,9 @@ def positive_int(name: str, value: Any) -> int:
     except TypeError:
         number = 0
     if number < 1:
-        raise ValueError(f"{name}: got {value!r}; it must be an int of at least 1")
+        raise ValueError(
+            f"{name}: got {value!r}; it must be an int of at least 1{static_hint(value)}"
+        )
     return number
 
 

@@ -15,6 +15,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
+import jax
 import numpy as np
 
 Pair = tuple[int, int]
@@ -275,13 +276,20 @@ def numeric_padding(
     )
 
 
+def static_hint(value: Any) -> str:
+    """What to say of an option that `jax.jit` turned into an array."""
+    if isinstance(value, jax.core.Tracer):
+        return " (under jax.jit, options are known before: name them in its static_argnames)"
+    return ""
+
+
 def per_axis(name: str, value: PerAxis, ndim: int, *, minimum: int = 1) -> tuple[int, ...]:
     """An option as one int for each axis, from an int or a sequence of `ndim` ints."""
     entries = _entries(value, ndim)
     if entries is None or min(entries) < minimum:
         raise ValueError(
             f"{name}: got {value!r}; it must be an int or a sequence of {ndim} ints, "
-            f"each at least {minimum}"
+            f"each at least {minimum}{static_hint(value)}"
         )
     return entries
 

@@ -146,15 +146,16 @@ def _convolve(
     **groups: int,
 ) -> jax.Array:
     dtype = wider(x.dtype, w.dtype)
-    widening = dtype != out.dtype == wider(dtype, out.dtype)
+    result = wider(dtype, out.dtype)
+    widening = result != dtype
     if widening and not _TRANSPOSES_WIDENING:
-        dtype = out.dtype
+        dtype = result
     y = lax.conv_general_dilated(
         x.astype(dtype), w.astype(dtype), stride, padding, upsampling, dilation, layout,
         precision=precision,
         # XLA sums float16 and bfloat16 in float32 before it rounds; what is asked for
         # beyond that is asked for here.
-        preferred_element_type=out.dtype if widening else None,
+        preferred_element_type=result if widening else None,
         out_sharding=out.sharding,
         **groups,
     )  # fmt: skip

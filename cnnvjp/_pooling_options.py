@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cnnvjp._arguments import flag_option
 from cnnvjp._geometry import (
     Padding,
     PerAxis,
@@ -41,7 +42,7 @@ def pooling_window(
         sizes if stride is None else stride,
         padding,
         dilation,
-        ceil_mode=bool(ceil_mode),
+        ceil_mode=flag_option("ceil_mode", ceil_mode),
         argument="window",
     )
     if ceil_mode and min(after for _, after in window.padding) < 0:

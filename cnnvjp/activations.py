@@ -103,7 +103,8 @@ def relu6(x: jax.Array) -> jax.Array:
         >>> jax.grad(lambda x: relu6(x).sum())(x)
         Array([0., 1., 0.], dtype=float32)
 
-    Source: [H] 8.49–8.53; the function is that of Howard et al., "MobileNets" (2017).
+    Source: [H] 8.49–8.53; the function is that of Krizhevsky, "Convolutional Deep
+    Belief Networks on CIFAR-10" (2010).
     """
     (x,) = operands(x=x)
     return call(_relu6, x)

@@ -11,7 +11,14 @@ from typing import Any
 
 import jax
 
-from cnnvjp._arguments import ArrayType, accumulator, hashable_precision, operands, primal_type
+from cnnvjp._arguments import (
+    ArrayType,
+    accumulator,
+    hashable_precision,
+    operands,
+    primal_type,
+    unify_varying,
+)
 from cnnvjp._broadcasting import broadcast_to, check_suffix, sum_shared
 from cnnvjp._geometry import is_sequence, per_axis, spatial_rank, spatial_size
 from cnnvjp._lowering import contract
@@ -56,16 +63,16 @@ def add_bias(z: jax.Array, b: jax.Array) -> jax.Array:
 
 def bias_added(z: jax.Array, b: jax.Array) -> jax.Array:
     """`add_bias` for operations that have checked both arguments already."""
-    return call(_add_bias, *operands(integers=True, z=z, b=b))
+    return call(_add_bias, *unify_varying(z, b))
 
 
 @jax.custom_vjp
 def _add_bias(z: jax.Array, b: jax.Array) -> jax.Array:
-    return z + broadcast_to(b, z)
+    return z + broadcast_to(b.astype(z.dtype), z)
 
 
 def _add_bias_fwd(z: jax.Array, b: jax.Array) -> Any:
-    return z + broadcast_to(b, z), b  # b for its shape and dtype
+    return z + broadcast_to(b.astype(z.dtype), z), b  # b for its shape and dtype
 
 
 def _add_bias_bwd(b: jax.Array, dy: jax.Array) -> Any:

@@ -44,7 +44,7 @@ def batch_norm(
 
         mean = Σ x / P,   var = Σ (x − mean)² / P,   y = gamma · (x − mean) / √(var + eps) + beta
 
-    where P counts all positions but the channels, on all devices along `axis_name`.
+    where P is the number of values of a channel, on all devices along `axis_name`.
 
     Gradients, with xhat the normalized x, rstd = 1 / √(var + eps), v = gamma · dy:
         dx = rstd · (v − Σ v / P − xhat · Σ (v · xhat) / P) + dmean / P + dvar · 2 (x − mean) / P
@@ -204,7 +204,7 @@ def _mapped_axes(axis_name: Hashable | Axes | None) -> Axes:
         except (NameError, TypeError, ValueError) as error:
             raise ValueError(
                 f"axis_name: got {axis_name!r}; it must name axes that jax.vmap, jax.pmap or "
-                f"jax.shard_map maps around this call, and {name!r} is none"
+                f"jax.shard_map maps around this call, and {name!r} is not one"
             ) from error
     return axes
 

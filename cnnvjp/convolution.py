@@ -173,7 +173,7 @@ def conv(
         w: kernel, (*kernel, C_in // groups, C_out), of x's dtype. Its rank gives D.
         b: bias, tied (C_out,) or untied (*out_spatial, C_out).
         stride: the step between two outputs, an int or D ints.
-        padding: "VALID", "SAME" (an odd pixel after), "SAME_LOWER" (before), "FULL"
+        padding: "VALID", "SAME" (of an odd number, one more after), "SAME_LOWER" (before), "FULL"
             (d·(k−1) on both sides), an int, D ints, or D pairs (before, after); negative
             numbers crop.
         dilation: the distance between two taps, an int or D ints.
@@ -181,7 +181,7 @@ def conv(
         flip_kernel: rotates the kernel by 180°.
         precision: as in `jax.lax.conv_general_dilated`.
         preferred_element_type: the dtype of the output; that of x by default. Sums are held
-            in at least float32.
+            in at least float32, those of integers in their own dtype, where they can wrap.
 
     Returns:
         (*batch, *out_spatial, C_out), with
@@ -199,7 +199,7 @@ def conv(
         Array([[-4., -4.],
                [-4., -4.]], dtype=float32)
 
-    Source: [GBC] 9.8 (reconstructed), 9.11–9.13; [J] 1–2, 13, 20; [H] 8.8–8.9, 8.20; [B].
+    Source: [GBC] 9.8 (as 9.11 implies it), 9.11–9.13; [J] 1–2, 13, 20; [H] 8.8–8.9, 8.20; [B].
     """
     x, w = operands(integers=True, x=x, w=w)
     ndim = kernel_ndim(w)
@@ -254,7 +254,8 @@ def conv_transpose(
         x[n, j, c] = Σ over i·s + d·m − before = j, and o, of y[n, i, o] · w[m, c, o]  (+ b[c])
 
     Kernel and options are those of the *forward* convolution, whose C_out channels become
-    C_in. This is `transpose_kernel=True` in lax and Flax, where the default differs.
+    C_in: `transpose_kernel=True` in lax and Flax, where the default differs. Numbers as padding
+    are the forward convolution's, as in PyTorch; in lax and Flax they pad the upsampled maps.
 
     Gradients: for the cotangent dx of the result,
         dy = c(dx, w)  (`conv`),   dw = g(dx, y)  (`conv_kernel_grad`),   db = Σ dx.
@@ -360,7 +361,7 @@ def conv_kernel_grad(
         x: images, (*batch, *spatial, C_in). Float or integer.
         dy: the cotangent of conv's output, (*batch, *out_spatial, C_out), of x's dtype.
         kernel_size: the kernel's spatial size, an int or D ints. The stride alone does not
-            tell it: several sizes can lead to the same output.
+            tell it: kernels of several sizes can lead to the same output.
         stride: of the forward convolution, as are padding, dilation, groups and flip_kernel.
         padding: as in `conv`.
         dilation: as in `conv`.

@@ -87,7 +87,7 @@ _half_squared_error.defvjp(_half_squared_error_fwd, _half_squared_error_bwd)
 # ------------------------------------------------------------------------------------------
 
 
-def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def softmax_cross_entropy(logits: jax.Array, labels: jax.Array | int) -> jax.Array:
     """The cross entropy of labels and softmax(logits), per example: E = −Σ t · log p.
 
         p = softmax(logits)   and   t = labels, or the unit vector of an integer label
@@ -104,7 +104,7 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
         labels: the index of each example's class, (...), an integer from 0 to K − 1; or the
             share of each class, (..., K), of logits' dtype. An integer outside that range
             makes E NaN. Its gradient is p · dE then: where such examples are masked with
-            `jnp.where(valid, E, 0)`, nothing of them is left.
+            `jnp.where(valid, E, 0)`, they have no effect.
 
     Returns:
         E, (...), of logits' dtype.
@@ -125,15 +125,17 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     (logits,) = operands(logits=logits)
     if logits.ndim < 1 or logits.shape[-1] == 0:
         raise ValueError(f"logits: got the shape {logits.shape}; it must be (..., K) with K ≥ 1")
+    if isinstance(labels, int) and not isinstance(labels, bool):
+        labels = jnp.asarray(labels, jnp.int32)
     if jnp.issubdtype(getattr(labels, "dtype", logits.dtype), jnp.integer):
         labels = integer_operand("labels", labels)
         _check_labels(labels, logits.shape[:-1], logits)
         if labels.dtype.itemsize < 4:  # there may be more classes than it can count
             labels = labels.astype(jnp.int32)
         return call(_index_cross_entropy, *unify_varying(logits, labels))
-    logits, labels = operands(logits=logits, labels=labels)
-    _check_labels(labels, logits.shape, logits)
-    return call(_softmax_cross_entropy, logits, labels)
+    logits, shares = operands(logits=logits, labels=labels)
+    _check_labels(shares, logits.shape, logits)
+    return call(_softmax_cross_entropy, logits, shares)
 
 
 def _check_labels(labels: jax.Array, expected: tuple[int, ...], logits: jax.Array) -> None:

@@ -35,7 +35,7 @@ def pad(
         "constant"   value
         "reflect"    x̃[−j] = x[j]      and x̃[n−1+j] = x[n−1−j]: mirrored in the edge pixels
         "edge"       x̃[−j] = x[0]      and x̃[n−1+j] = x[n−1]
-        "circular"   x̃[−j] = x[n−j]    and x̃[n−1+j] = x[j−1]: the image goes round
+        "circular"   x̃[−j] = x[n−j]    and x̃[n−1+j] = x[j−1]: from the other end
 
     Gradient: dx is dy without the padding, plus, where pixels were copied, what arrives at
     their copies: the adjoint of copying is summing, as for a shared bias in [H] 8.36.
@@ -43,7 +43,7 @@ def pad(
     Args:
         x: images, (*batch, *spatial, C). Float or integer.
         padding: an int for all sides, D ints, or D pairs (before, after). Negative numbers
-            crop; what the other side copies comes from the uncropped x (PyTorch's circular
+            crop. Pixels are copied from x as it was before cropping (PyTorch's circular
             padding crops first).
         mode: "constant", "reflect", "edge" or "circular".
         value: the number around a "constant" padding.

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnvjp._arguments import accumulator, integer_operand, operands, unify_varying
+from cnnvjp._arguments import accumulator, flag_option, integer_operand, operands, unify_varying
 from cnnvjp._geometry import Padding, PerAxis, Window, occupied_size, per_axis, spatial_rank
 from cnnvjp._pooling_options import check_choice, check_indexable, pooling_window
 from cnnvjp._routing import flat_index, mean_of_winners, route, share, strongest
@@ -57,8 +57,8 @@ def max_pool(
         ceil_mode: adds a last window where the stride leaves a remainder, provided that it
             starts on the input or the padding before it, as in PyTorch.
         ties: who gets the gradient where several entries of a window are largest: "first"
-            in row-major order, or all in equal shares, "split". With NaNs in the window it
-            is the first of these, or all of these.
+            in row-major order, or all in equal shares, "split". If the window holds NaNs,
+            the first NaN gets it, or all NaNs share it.
         return_argmax: returns the winner's position too.
         spatial_ndim: D, where no option is a sequence; 2 by default.
 
@@ -154,7 +154,7 @@ def _checked_pool(
     check_choice("ties", ties, ("first", "split"))
     if return_argmax:
         check_indexable("return_argmax", window.input_size)
-    return call(_winner_pool, x, window, largest, ties, bool(return_argmax))
+    return call(_winner_pool, x, window, largest, ties, flag_option("return_argmax", return_argmax))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
@@ -221,7 +221,7 @@ def max_unpool(
         y: pooled maps, (*batch, *out_spatial, C). Float or integer.
         argmax: of y's shape, integers, as `max_pool` with `return_argmax` returns it.
         output_size: the spatial size of what was pooled, an int or D ints: the pooled maps do
-            not tell it.
+            not tell it, and indices into a plane of another size mean other pixels.
         spatial_ndim: D, where `output_size` is an int; 2 by default.
 
     Returns:

@@ -125,8 +125,8 @@ def upsample(
 
         y[offset + i·factor] = x[i],   and 0 elsewhere
 
-    The adjoint of `downsample`, which it turns around only where the sizes agree: an image of
-    5 pixels and one of 6 have the same 3 left after downsampling by 2.
+    `repeat` copies pixels instead. The adjoint of `downsample`; `downsample` undoes it, but it
+    restores the size of what was downsampled only if told: 5 pixels and 6 leave the same 3.
 
     Gradient: dx is dy downsampled ([B], "Backpropagation through Upsampling").
 

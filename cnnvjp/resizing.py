@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from cnnvjp._arguments import operands
+from cnnvjp._arguments import flag_option, operands
 from cnnvjp._geometry import PerAxis, occupied_size, per_axis, spatial_rank
 from cnnvjp._interpolation import COPYING_METHODS, METHODS, Interpolation, interpolation_matrix
 from cnnvjp._rules import call
@@ -33,8 +33,8 @@ def resize(
         "cubic"           y[i] = Σ over j of k(|p − j|) · x[j], with Keys' cubic kernel k
 
     for an axis that goes from n pixels to m, at p = (i + ½)·n/m − ½, or i·(n − 1)/(m − 1)
-    with `align_corners`. Beyond the edges the pixels there go on. An axis whose size stays
-    is copied.
+    with `align_corners`. Beyond an edge, its pixel is repeated. An axis that keeps its
+    size is copied.
 
     This is PyTorch's `interpolate` with `size=`. `jax.image.resize` differs: it widens its
     kernels when it shrinks an image, as `antialias` does here, unless told not to, its cubic
@@ -120,4 +120,6 @@ def _check_method(method: str, align_corners: bool, antialias: bool) -> Interpol
         raise ValueError(
             "antialias: got True with align_corners=True; at most one of them may be True"
         )
-    return Interpolation(method, bool(align_corners), bool(antialias))
+    return Interpolation(
+        method, flag_option("align_corners", align_corners), flag_option("antialias", antialias)
+    )

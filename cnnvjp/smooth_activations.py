@@ -1,8 +1,9 @@
 """Activations that are smooth everywhere: the sigmoids, and what is gated by one.
 
 As with the other activations, dn = f'(n) ∘ da ([H] 8.53). Where f' is a function of y alone,
-y is what the rule saves. In 16 bits, values and derivatives are computed in float32 and
-rounded once.
+y is what the rule saves. In 16 bits, both are computed in float32 and rounded at their end;
+where the rule starts from y, it starts from y as it was rounded, and the slope of a saturated
+neuron is as coarse as 1 − y is there.
 """
 
 import functools

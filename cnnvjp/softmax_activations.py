@@ -28,7 +28,8 @@ def softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
 
     Args:
         x: net inputs, with at least one entry along the axis. Huge ones do no harm: the
-            largest is subtracted from all. An entry of −∞ gets the share 0.
+            largest is subtracted from all. An entry of −∞ gets the share 0; a row of
+            nothing else gives NaN.
         axis: the axis along which the outputs sum to 1.
 
     Returns:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnvjp._arguments import accumulator, operands
+from cnnvjp._arguments import accumulator, flag_option, operands
 from cnnvjp._geometry import Padding, PerAxis, Window
 from cnnvjp._pooling_options import pooling_window
 from cnnvjp._rules import call
@@ -91,7 +91,8 @@ def sum_pool(
         spatial_ndim: D, where no option is a sequence; 2 by default.
 
     Returns:
-        (*batch, *out_spatial, C), of x's dtype; sums of floats are held in at least float32.
+        (*batch, *out_spatial, C), of x's dtype; sums of floats are held in at least float32,
+        those of integers in their own dtype, where they can wrap.
 
     Raises:
         TypeError: if x is not an array of a supported dtype.
@@ -188,7 +189,7 @@ def avg_pool(
     placed = pooling_window(
         x, window, stride, padding, dilation, ceil_mode=ceil_mode, spatial_ndim=spatial_ndim
     )
-    return call(_avg_pool, x, placed, bool(count_include_pad))
+    return call(_avg_pool, x, placed, flag_option("count_include_pad", count_include_pad))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -245,7 +246,8 @@ def lp_pool(
 
         y[n, i, c] = (Σ over m of |x[n, i·s + d·m − before, c]|^p)^(1/p)
 
-    PyTorch's `lp_pool2d` takes no absolute value and differs for odd p.
+    PyTorch's `lp_pool2d` takes no absolute value and differs for odd p; with `ceil_mode` it
+    scales the last windows up as if they were full.
 
     Gradient: with sign(x) · |x / y|^(p−1) for each window that covers j,
         dx[n, j, c] = Σ dy[n, i, c] · sign(x[n, j, c]) · |x[n, j, c] / y[n, i, c]|^(p−1)
@@ -294,10 +296,21 @@ def _lp_pool(x: jax.Array, window: Window, p: float) -> jax.Array:
 
 
 def _norm(x: jax.Array, window: Window, p: float) -> jax.Array:
-    """The windows' p-norms in at least float32."""
-    x = x.astype(accumulator(x.dtype))
-    powers = x * x if p == 2 else _power(jnp.abs(x), p)
-    return _power(_window_sum(powers, window), 1 / p)
+    """The windows' p-norms in at least float32, ‖x‖ = ‖x / s‖ · s with s = max |x|.
+
+    No power can leave the range of its dtype so. The identity holds for any s, which counts
+    as a constant in derivatives.
+    """
+    x = spanned(x.astype(accumulator(x.dtype)), window, 0)
+    largest = reduce_taps(window, lambda m: jnp.abs(tap(x, window, m)), lax.max)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    scale = lax.stop_gradient(scale)
+
+    def power(m: Tap) -> jax.Array:
+        ratio = tap(x, window, m) / scale
+        return ratio * ratio if p == 2 else _power(jnp.abs(ratio), p)
+
+    return _power(reduce_taps(window, power, lax.add), 1 / p) * scale
 
 
 def _lp_pool_fwd(x: jax.Array, window: Window, p: float) -> Any:

@@ -52,6 +52,7 @@ def create(
         A `TrainState` whose arrays belong to it alone, so that a step may overwrite them.
 
     Raises:
+        TypeError: for a key, model or optimizer that is none.
         ValueError: (from the model) for an input_shape that does not fit.
 
     Example:
@@ -63,6 +64,13 @@ def create(
 
     Source: [H], "Gradient Calculation"; the optimizers are those of Optax.
     """
+    _check_key(key)
+    for name, value, needed in (("model", model, "apply"), ("optimizer", optimizer, "update")):
+        if not (hasattr(value, "init") and hasattr(value, needed)):
+            called = ": call it first" if callable(value) else ""
+            raise TypeError(
+                f"{name}: got {value!r}; it must have the functions init and {needed}{called}"
+            )
     params, state = model.init(key, input_shape)
     train_state = TrainState(jnp.zeros((), jnp.int32), params, state, optimizer.init(params))
     # A step overwrites what it is given. Models may hand out arrays that they keep (designed
@@ -105,7 +113,7 @@ def make_train_step(
         The step. `x` is (N, *input_shape), `t` what the loss takes, with N entries.
 
     Raises:
-        TypeError: for a mesh that is none; (from the step) for a batch that is not a pair of
+        TypeError: for a mesh that is not a Mesh; (from the step) for a batch that is not a pair of
             arrays, or a loss that is not floating.
         ValueError: (from the step) for an empty batch, a loss that is not given per example,
             or N that the devices cannot divide.
@@ -133,6 +141,7 @@ def make_train_step(
 
     def step(train_state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         _check_batch(batch)
+        _check_key(key)
         step, params, state, opt_state = train_state
         step_key = jax.random.fold_in(key, step)
         value_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
@@ -221,12 +230,22 @@ def _norm(gradients: Any) -> jax.Array:
     return optax.tree.norm(jax.tree.map(lambda g: g.astype(accumulator(g.dtype)), gradients))
 
 
+def _check_key(key: Any) -> None:
+    """Checks that the key is one of JAX's, new or old style."""
+    typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed and getattr(key, "dtype", None) != jnp.dtype("uint32"):
+        raise TypeError(f"key: got {key!r}; it must be a key, as jax.random.key(0) makes one")
+
+
 def _check_batch(batch: Any) -> None:
     """Checks that a batch is a pair (x, t) with the same number of examples, at least one."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         got = "one array" if hasattr(batch, "shape") else f"a {type(batch).__name__}"
         size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
         raise TypeError(f"batch: got {got}{size}; it must be a pair (x, t)")
+    for name, part in zip(("x", "t"), batch, strict=True):
+        if isinstance(part, list | tuple) and not all(hasattr(p, "shape") for p in part):
+            raise TypeError(f"batch: got a {type(part).__name__} as {name}; it must be an array")
     examples = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
     if len(examples) != 1 or not all(examples) or (0,) in examples:
         shapes = [str(jnp.shape(leaf)) for leaf in jax.tree.leaves(batch)]

@@ -63,7 +63,7 @@ def unfold(
                [2, 3, 4],
                [4, 5, 0]], dtype=int32)
 
-    Source: the rows of [GBC] 9.8 (reconstructed), of which [H] 8.12 is the matrix.
+    Source: the rows of [GBC] 9.8, of which [H] 8.12 is the matrix.
     """
     (x,) = operands(integers=True, x=x)
     ndim = spatial_rank(

@@ -1,6 +1,7 @@
 """add_bias, scale, dense, flatten and unflatten."""
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cnnvjp import equations
+from cnnvjp import conv, conv_transpose, equations, prelu
 from cnnvjp.affine import add_bias, dense, flatten, scale, unflatten
 
 
@@ -195,7 +196,7 @@ WRONG = [
     (add_bias, (Z, jnp.zeros(3, "float32")), {}, TypeError, r"^b: got float32, but z is float64"),
     (add_bias, (Z.astype(int), jnp.zeros(3, int)), {}, TypeError, r"^z: got an array of int64"),
     (scale, (Z, jnp.zeros(4)), {}, ValueError, r"^b: got the shape \(4,\); .* tied, \(\), \(3,\)"),
-    (scale, (Z, "2"), {}, TypeError, r"^b: got str; it must be a jax or numpy array or a number"),
+    (scale, (Z, "2"), {}, TypeError, r"^b: got str; it must be a jax or numpy array"),
     (scale, (2.0, 3.0), {}, TypeError, r"^z: got float; it must be a jax or numpy array"),
     (dense, (Z, W[0]), {}, ValueError, r"^w: got the shape \(5,\); it must be \(n_in, n_out\)"),
     (dense, (Z[..., :2], W), {}, ValueError, r"^x: got the shape .* it is \(\*batch, 3\)"),
@@ -218,3 +219,61 @@ WRONG = [
 def test_wrong_calls(f, args, options, kind, text):
     with pytest.raises(kind, match=text):
         f(*args, **options)
+
+
+def contraction_precisions(f, *args):
+    """The precision of every convolution and product in a function's jaxpr."""
+    found = []
+
+    def look(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+                found.append(equation.params["precision"])
+            for parameter in equation.params.values():
+                for inner in jax.tree.leaves(parameter, is_leaf=lambda p: hasattr(p, "eqns")):
+                    inner = getattr(inner, "jaxpr", inner)
+                    if hasattr(inner, "eqns"):
+                        look(inner)
+
+    look(jax.make_jaxpr(f)(*args).jaxpr)
+    return found
+
+
+@pytest.mark.parametrize(
+    "f, x, w",
+    [
+        (dense, (3, 4), (4, 2)),
+        (conv, (2, 5, 5, 3), (2, 2, 3, 4)),
+        (conv, (2, 5, 5, 3), (1, 1, 3, 4)),
+        (conv_transpose, (2, 5, 5, 4), (2, 2, 3, 4)),
+    ],
+)
+def test_precision_reaches_every_pass(rng, f, x, w):
+    def passes(x, w, dy):
+        y, pullback = jax.vjp(lambda x, w: f(x, w, precision="highest"), x, w)
+        return y, *pullback(dy)
+
+    x, w = normal(rng, *x), normal(rng, *w)
+    found = contraction_precisions(passes, x, w, f(x, w))
+    assert len(found) >= 3
+    highest = (lax.Precision.HIGHEST, (lax.Precision.HIGHEST,) * 2)
+    assert all(precision in highest for precision in found)
+
+
+def test_products_of_gradients_are_summed_in_float32():
+    """65536 products that float16 alone would round to 0."""
+    z, b = jnp.full((65536, 1), 1e-4, "float16"), jnp.ones(1, "float16")
+    expected = 65536 * float(z[0, 0]) ** 2
+    _, pullback = jax.vjp(scale, z, b)
+    assert_close(pullback(z)[1], np.array([expected]), tolerance=1e-3)
+    _, pullback = jax.vjp(prelu, -z, b)
+    assert_close(pullback(z)[1], np.array([-expected]), tolerance=1e-3)
+
+
+def test_numpy_float64_without_x64_is_float32():
+    newer = hasattr(jax, "enable_x64")
+    with jax.enable_x64(False) if newer else jax.experimental.disable_x64():
+        x, w, b = np.ones((1, 3, 3, 1)), np.ones((2, 2, 1, 1)), np.ones(1)
+        assert conv(x, w, b).dtype == jnp.float32
+        assert conv(x, jnp.ones((2, 2, 1, 1))).dtype == jnp.float32
+        assert dense(np.ones((2, 3)), jnp.ones((3, 1))).dtype == jnp.float32

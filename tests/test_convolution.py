@@ -433,7 +433,7 @@ WRONG = [
     (conv, (X, None), {}, TypeError, r"^w: got None"),
     (conv, (X, W, jnp.zeros(5)), {}, ValueError, r"^b: got the shape \(5,\); it must be tied, \(6,\)"),
     (conv, (X, W, jnp.zeros((2, 4, 4, 6))), {}, ValueError, r"^b: got the shape"),
-    (conv, (X, W, jnp.zeros(6, "float32")), {}, TypeError, r"^b: got float32; it must be an array"),
+    (conv, (X, W, jnp.zeros(6, "float32")), {}, TypeError, r"^b: got float32, but x is float64; .* as in b.astype"),
     (conv, (X, W, 1.0), {}, TypeError, r"^b: got float; it must be an array of float64"),
     (conv_transpose, (X, W), {}, ValueError, r"^y: got 4 channels; .* has 6 output channels"),
     (conv_transpose, (Y, W), dict(output_size=7), ValueError, r"^output_size: got \(7, 7\); .* 6 × 6"),
@@ -456,3 +456,46 @@ WRONG = [
 def test_wrong_calls(f, args, options, kind, text):
     with pytest.raises(kind, match=text):
         f(*args, **options)
+
+
+def test_bias_of_a_narrower_output_has_a_wide_gradient():
+    """90000 ones: more than float16, the output's dtype, can hold."""
+    x, w, b = jnp.zeros((1, 300, 300, 1)), jnp.ones((1, 1, 1, 1)), jnp.zeros(1)
+
+    def loss(b):
+        y = conv(x, w, b, preferred_element_type="float16")
+        return jnp.sum(y.astype("float64"))
+
+    assert jax.grad(loss)(b) == 90000
+
+
+def test_half_precisions_meet_in_float32():
+    """257 does not fit into bfloat16, the operands' dtype, but into float16, the output's."""
+    x, w = jnp.ones((1, 257, 1), "bfloat16"), jnp.ones((257, 1, 1), "bfloat16")
+    y = conv(x, w, preferred_element_type="float16")
+    assert y.dtype == jnp.float16
+    assert y.item() == 257
+
+
+@pytest.mark.parametrize(
+    "options, kind, text",
+    [
+        (dict(flip_kernel="no"), TypeError, "flip_kernel: got 'no'; it must be True or False"),
+        (
+            dict(preferred_element_type="uint16"),
+            TypeError,
+            "preferred_element_type: got uint16 for arrays of int8; it must be a signed integer",
+        ),
+    ],
+)
+def test_wrong_options(options, kind, text):
+    x, w = jnp.ones((1, 3, 3, 1), "int8"), jnp.ones((2, 2, 1, 1), "int8")
+    with pytest.raises(kind, match=text):
+        conv(x, w, **options)
+
+
+def test_an_option_under_jit_is_named_as_static():
+    x, w = jnp.ones((1, 3, 3, 1)), jnp.ones((2, 2, 1, 1))
+    for options in (dict(stride=2), dict(groups=1), dict(flip_kernel=True)):
+        with pytest.raises((TypeError, ValueError), match=r"static_argnames"):
+            jax.jit(conv)(x, w, **options)

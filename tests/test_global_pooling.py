@@ -291,3 +291,12 @@ def test_wrong_calls(call, exception, pattern):
     with pytest.raises(exception) as error:
         call()
     assert re.search(pattern, message(error)), message(error)
+
+
+def test_more_positions_than_a_byte_counts():
+    x = jnp.arange(600.0).reshape(20, 30, 1)
+    assert global_max_pool(x) == 599
+    assert jnp.argmax(jax.grad(lambda x: global_max_pool(x).sum())(x)) == 599
+    line = jnp.arange(600.0).reshape(600, 1)
+    gradient = jax.grad(lambda x: adaptive_max_pool(x, (2,)).sum())(line)[:, 0]
+    assert_array_equal(jnp.flatnonzero(gradient), [299, 599])

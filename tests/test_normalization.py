@@ -501,7 +501,7 @@ WRONG = [
     (lambda: batch_norm(X, C, C, eps=jnp.ones(())), ValueError, r"eps: got Array"),
     (lambda: batch_norm(X, C, C, axis_name="i"), ValueError, r"axis_name: got 'i'; it must name"),
     (lambda: batch_norm(X, C, C, axis_name=0), ValueError, r"axis_name: got 0"),
-    (lambda: batch_norm(X, C, C, axis_name=["i"]), ValueError, r"axis_name: .* 'i' is none"),
+    (lambda: batch_norm(X, C, C, axis_name=["i"]), ValueError, r"axis_name: .* 'i' is not one"),
     (lambda: batch_norm_inference(X, C, C, C, C[:2]), ValueError, r"var: got the shape \(2,\)"),
     (lambda: batch_norm_inference(X, C, C, WIDE, WIDE), TypeError, r"mean: got float32; for x of"),
     (

@@ -682,3 +682,15 @@ def test_wrong_calls(call, exception, pattern):
 def test_a_large_plane_needs_no_index():
     shape = jax.eval_shape(lambda x: jax.grad(lambda x: max_pool(x, 2).sum())(x), HUGE).shape
     assert shape == HUGE.shape
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 200])
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_lp_pool_of_any_size(p, size):
+    """Powers that leave the range of float32, of norms that do not."""
+    x = jnp.array([[3.0], [-4.0]], "float32") * jnp.float32(size)
+    y, gradient = jax.value_and_grad(lambda x: lp_pool(x, (2,), p=p).sum())(x)
+    wide = np.array([3.0, 4.0])
+    norm = np.sum(wide**p) ** (1 / p)
+    assert_close(y / jnp.float32(size), norm, tolerance=1e-5)
+    assert_close(gradient[:, 0], np.array([1, -1]) * (wide / norm) ** (p - 1), tolerance=1e-4)

@@ -184,3 +184,11 @@ WRONG = [
 def test_wrong_calls(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def test_l2_gradient_is_rounded_once():
+    """1e-8 is 0 in float16; times 1000 it is not."""
+    w = jnp.full(3, 1000, "float16")
+    gradient = jax.grad(lambda w: 1e-8 * l2_penalty(w).astype("float32"))(w)
+    assert gradient.dtype == jnp.float16
+    assert_close(gradient, np.full(3, 1e-5), tolerance=1e-2)

@@ -39,7 +39,13 @@ def compiled_init(init: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[A
 
     @functools.wraps(init)
     def checked(key: jax.Array, input_shape: Sequence[int]) -> tuple[Any, Any]:
-        return compiled(key, check_input_shape(input_shape))
+        shape = check_input_shape(input_shape)
+        try:
+            return compiled(key, shape)
+        except ValueError as error:
+            raise ValueError(
+                f"input_shape: got {input_shape!r}, for which a layer has no output: {error}"
+            ) from error
 
     return checked
 
@@ -90,7 +96,7 @@ def check_input_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
 
 def check_maps(maps: Sequence[int]) -> tuple[int, int]:
     """The numbers of feature maps of two layers."""
-    if not is_sequence(maps):
+    if not is_sequence(maps) or len(maps) != 2:
         raise ValueError(f"maps: got {maps!r}; it must be a sequence of 2 ints, each at least 1")
     first, second = per_axis("maps", maps, 2)
     return first, second
