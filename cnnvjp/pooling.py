@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from cnnvjp._arguments import accumulator, flag_option, integer_operand, operands, unify_varying
 from cnnvjp._geometry import Padding, PerAxis, Window, occupied_size, per_axis, spatial_rank
@@ -173,6 +174,8 @@ def _winner_pool_fwd(
         y = mean_of_winners(x, y, window, largest)
         residuals: tuple[jax.Array, ...] = (x, y)
     else:
+        # Computed once: XLA would repeat the comparisons for every tap on the way back.
+        y, winner = lax.optimization_barrier((y, winner))
         residuals = (winner,)  # the place in the window, in the smallest unsigned dtype
     return ((y, flat_index(winner, window)) if return_argmax else y), residuals
 

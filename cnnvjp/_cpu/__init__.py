@@ -7,6 +7,7 @@ one. What was measured is stated with each, and `scripts/benchmark.py` measures 
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from cnnvjp._geometry import Window
 Formulation = Callable[[jax.Array, jax.Array], jax.Array]
 
 _MOST_TAPS = 128  # unrolled; compiling takes longer with each
+_MOST_PHASES = 16  # of a strided input gradient: each is compiled
 _FEW = 8  # channels of a group whose sums are unrolled
 _UNROLLED_BYTES = 8 << 20  # of the result, beyond which each fusion's partial sums leave the cache
 _ENOUGH = 16  # input channels from which a phase is worth a convolution of its own
@@ -48,14 +50,15 @@ def input_gradient(
     dy: jax.Array, w: jax.Array, window: Window, groups: int, precision: Any, plain: Formulation
 ) -> Formulation | None:
     """For dx = h(dy, w); arguments as in `correlation`."""
-    if _is_depthwise(w, window, groups):
+    few_phases = math.prod(window.stride) <= _MOST_PHASES
+    if _is_depthwise(w, window, groups) and few_phases:
         return functools.partial(depthwise.input_gradient, window=window, channels=groups)
     if groups > 1:
-        if _is_unrolled(w, window, groups, dy.shape[0], window.input_size):
+        if few_phases and _is_unrolled(w, window, groups, dy.shape[0], window.input_size):
             return functools.partial(grouped.input_gradient, window=window, groups=groups)
         return functools.partial(grouped.blocks, groups=groups, dense=plain)
     strided = window.ndim == 2 and max(window.stride) > 1 and window.taps > 1
-    if strided and w.shape[-2] >= _ENOUGH:
+    if strided and few_phases and w.shape[-2] >= _ENOUGH:
         return functools.partial(dense.input_gradient, window=window, precision=precision)
     return None
 
@@ -84,8 +87,5 @@ def _is_unrolled(
 ) -> bool:
     channels = max(w.shape[-2], w.shape[-1] // groups)
     terms = channels * window.taps
-    numbers = batch * channels * groups
-    for n in size:
-        numbers *= n
-    small = numbers * w.dtype.itemsize <= _UNROLLED_BYTES
+    small = batch * math.prod(size) * channels * groups * w.dtype.itemsize <= _UNROLLED_BYTES
     return channels <= _FEW and terms <= _MOST_TAPS and small

@@ -55,7 +55,7 @@ def mobilenet(classes: int = 10, *, width: float = 1.0, dtype: Any = jnp.float32
         >>> import jax, jax.numpy as jnp
         >>> model = mobilenet(width=0.25)
         >>> params, state = jax.eval_shape(lambda: model.init(jax.random.key(0), (32, 32, 3)))
-        >>> params["conv3"]["w"].shape  # depthwise
+        >>> params["conv2"]["w"].shape  # depthwise
         (3, 3, 1, 8)
 
     Source: Sandler, Howard, Zhu, Zhmoginov, Chen, "MobileNetV2: Inverted Residuals and Linear

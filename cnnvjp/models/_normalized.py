@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cnnvjp._arguments import accumulator
 from cnnvjp.affine import add_bias, dense
 from cnnvjp.batch_normalization import batch_norm, batch_norm_inference
 from cnnvjp.convolution import conv
@@ -110,7 +111,7 @@ def normalized_model(network: Network, dtype: Any) -> Model:
 
         class Anything(dict):
             def __missing__(self, name: str) -> Parameters:
-                return _statistics(shapes[name])
+                return _statistics(shapes[name], dtype)
 
         def plan(x: jax.Array) -> jax.Array:
             return network(x, Layers(zeros, Anything(), unnamed, train=False))
@@ -118,7 +119,9 @@ def normalized_model(network: Network, dtype: Any) -> Model:
         jax.eval_shape(plan, jax.ShapeDtypeStruct((1, *input_shape), dtype))
         weights = _drawn(key, shapes, dtype)
         params = {name: _parameters(weights[name], dtype) for name in shapes}
-        state = {name: _statistics(shape) for name, shape in shapes.items() if len(shape) > 2}
+        state = {
+            name: _statistics(shape, dtype) for name, shape in shapes.items() if len(shape) > 2
+        }
         return params, state
 
     return Model.named(init, forward)
@@ -150,6 +153,7 @@ def _parameters(w: jax.Array, dtype: Any) -> Parameters:
     return {"w": w, "gamma": jnp.ones(maps, dtype), "beta": jnp.zeros(maps, dtype)}
 
 
-def _statistics(shape: tuple[int, ...]) -> Parameters:
+def _statistics(shape: tuple[int, ...], dtype: Any) -> Parameters:
     """Running statistics of a layer's maps, in at least float32."""
-    return {"mean": jnp.zeros(shape[-1:]), "var": jnp.ones(shape[-1:])}
+    maps, wide = shape[-1:], accumulator(dtype)
+    return {"mean": jnp.zeros(maps, wide), "var": jnp.ones(maps, wide)}

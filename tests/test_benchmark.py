@@ -1,0 +1,66 @@
+"""The benchmark runs, on a row or two: that it is right is for its readers to see."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("tyro")
+pytest.importorskip("matplotlib")
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    import benchmark
+
+    return benchmark
+
+
+def test_a_row_of_each_kind(benchmark, tmp_path, capsys, monkeypatch):
+    small = [layer for layer in benchmark.LAYERS if layer.network == "LeNet-5"]
+    monkeypatch.setattr(benchmark, "LAYERS", [small[1], small[2]])
+    config = benchmark.Config(seconds=0.01, steps=False, torch_python="/bin/false", out=tmp_path)
+    benchmark.main(config)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [row["pass"] for row in results["rows"]] == [
+        "forward", "input gradient", "kernel gradient", "forward and backward",
+    ]  # fmt: skip
+    for row in results["rows"]:
+        ratio, low, high = row["to_autodiff"]
+        assert 0 < low <= high
+        assert ratio == pytest.approx(row["autodiff_ms"] / row["ours_ms"])
+        assert row["runs"] >= benchmark.ROUNDS_AT_LEAST
+    assert (tmp_path / "ratios.png").stat().st_size > 1000
+    out = capsys.readouterr().out
+    assert "geometric means" in out and "worst to autodiff" in out
+
+
+@pytest.mark.parametrize("kind", ["transposed", "batch norm", "average pooling", "grouped"])
+def test_both_sides_compute_the_same(benchmark, kind):
+    import dataclasses
+
+    import jax
+    import numpy as np
+
+    layer = next(
+        a for a in benchmark.LAYERS if kind == a.family or (kind == "transposed" and a.transposed)
+    )
+    space = (8,) * (len(layer.x) - 2)
+    layer = dataclasses.replace(layer, x=(1, *space, layer.x[-1]))
+    for what in layer.passes:
+        functions, arguments = benchmark.layer_functions(layer, what)
+        ours, theirs = (jax.jit(functions[name])(*arguments) for name in ("ours", "autodiff"))
+        for got, want in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(got, want, atol=2e-4 * np.abs(want).max())
+
+
+def test_nothing_to_measure_is_an_error(benchmark, tmp_path):
+    config = benchmark.Config(
+        only="no such row", torch_python=sys.executable, out=tmp_path / "none"
+    )
+    with pytest.raises(SystemExit, match="--only: got 'no such row'"):
+        benchmark.main(config)
