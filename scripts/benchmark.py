@@ -69,7 +69,11 @@ class Torch:
         self._process = subprocess.Popen(
             [python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.about = self._answer()
+        try:
+            self.about = self._answer()
+        except RuntimeError:
+            self.close()
+            raise
 
     def start(self, kind: str, index: int, what: str) -> Run:
         """Prepares a row; the function that is returned gives the seconds of one run."""
@@ -91,9 +95,7 @@ class Torch:
 
     def close(self) -> None:
         """Ends the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()
 
 
 # ------------------------------------------------------------------------------------------
@@ -458,11 +460,13 @@ def main(config: Config) -> None:
         "cores": os.cpu_count(),
         **(torch.about if torch else {}),
     }
-    rows = list(measure_layers(config, torch))
-    if config.steps:
-        rows += measure_steps(config, torch)
-    if torch:
-        torch.close()
+    try:
+        rows = list(measure_layers(config, torch))
+        if config.steps:
+            rows += measure_steps(config, torch)
+    finally:
+        if torch:
+            torch.close()
     if not rows:
         raise SystemExit(f"--only: got {config.only!r}, which no row contains")
     config.out.mkdir(parents=True, exist_ok=True)
