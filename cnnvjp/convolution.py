@@ -69,7 +69,7 @@ def _c(x: jax.Array, w: jax.Array, window: Window, options: Options, out: ArrayT
         )
 
     w = _rot180(w) if options.flip_kernel else w
-    on_cpu = cpu.correlation(x, w, window, options.groups, plain)
+    on_cpu = cpu.correlation(x, w, window, options.groups, options.precision, plain)
     return lowering.fastest(functools.partial(plain, groups=options.groups), on_cpu, x, w, out)
 
 

@@ -69,7 +69,15 @@ CASES = [
     ((2, 9, 8, 16), (3, 4, 16, 4), 1, dict(stride=(1, 3), padding=((-1, 2), (2, -2))), "-s-"),
     ((1, 12, 13, 16), (2, 3, 16, 2), 1, dict(stride=(4, 2), dilation=(3, 2)), "-s-"),
     ((1, 9, 9, 16), (2, 2, 16, 2), 1, dict(stride=4, dilation=2), "-s-"),
+    # a large kernel on a small image with few channels: banded matrices
+    ((3, 9, 10, 1), (5, 5, 1, 6), 1, dict(), "nn-"),
+    ((3, 9, 10, 1), (5, 6, 1, 6), 1, dict(padding="SAME"), "nn-"),
+    ((3, 9, 10, 6), (5, 5, 6, 4), 1, dict(padding=((-1, 2), (3, -1))), "-n-"),
+    ((3, 14, 15, 2), (5, 5, 2, 3), 1, dict(dilation=(2, 3), padding=1), "-n-"),
+    ((0, 9, 10, 1), (5, 5, 1, 6), 1, dict(), "nn-"),
     # left to XLA
+    ((3, 9, 50, 1), (5, 5, 1, 6), 1, dict(), "---"),
+    ((3, 9, 10, 1), (5, 5, 1, 6), 1, dict(stride=2), "---"),
     ((2, 9, 8, 3), (3, 3, 3, 4), 1, dict(stride=2, padding=1), "---"),
     ((2, 9, 8, 16), (3, 3, 16, 4), 1, dict(padding=1), "---"),
 ]
@@ -78,6 +86,7 @@ NAMES = {
     "d": "cnnvjp._cpu.depthwise",
     "u": "cnnvjp._cpu.grouped",
     "b": "cnnvjp._cpu.grouped",
+    "n": "cnnvjp._cpu.banded",
     "p": "cnnvjp._cpu.dense",
     "s": "cnnvjp._cpu.dense",
 }
@@ -131,7 +140,7 @@ def test_choice(rng, case):
     x, w, dy, groups, _, window, chosen = setup(rng, case)
     plain = lambda a, b: a
     found = (
-        _cpu.correlation(x, w, window, groups, plain),
+        _cpu.correlation(x, w, window, groups, None, plain),
         _cpu.input_gradient(dy, w, window, groups, None, plain),
         _cpu.kernel_gradient(x, dy, window, groups, None, plain),
     )

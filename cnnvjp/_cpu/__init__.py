@@ -13,20 +13,22 @@ from typing import Any
 
 import jax
 
-from cnnvjp._cpu import dense, depthwise, grouped
+from cnnvjp._cpu import banded, dense, depthwise, grouped
 from cnnvjp._geometry import Window
 
 Formulation = Callable[[jax.Array, jax.Array], jax.Array]
 
 _MOST_TAPS = 128  # unrolled; compiling takes longer with each
 _MOST_PHASES = 16  # of a strided input gradient: each is compiled
+_LARGE = 5  # a kernel's rows and columns, from which products with a banded matrix win
+_COLUMNS = 8  # columns of an image, for each of the kernel's, up to which they do
 _FEW = 8  # channels of a group whose sums are unrolled
 _UNROLLED_BYTES = 8 << 20  # of the result, beyond which each fusion's partial sums leave the cache
 _ENOUGH = 16  # input channels from which a phase is worth a convolution of its own
 
 
 def correlation(
-    x: jax.Array, w: jax.Array, window: Window, groups: int, plain: Formulation
+    x: jax.Array, w: jax.Array, window: Window, groups: int, precision: Any, plain: Formulation
 ) -> Formulation | None:
     """For y = c(x, w).
 
@@ -35,6 +37,7 @@ def correlation(
         w: the kernel.
         window: where it stands.
         groups: how many groups the channels fall into.
+        precision: as in lax.
         plain: XLA's own convolution without groups.
     """
     if _is_depthwise(w, window, groups):
@@ -43,6 +46,8 @@ def correlation(
         if _is_unrolled(w, window, groups, x.shape[0], window.output_size):
             return functools.partial(grouped.correlate, window=window, groups=groups)
         return functools.partial(grouped.blocks, groups=groups, dense=plain)
+    if _has_short_rows(w, window) and w.shape[-2] == 1:
+        return functools.partial(banded.correlate, window=window, precision=precision)
     return None
 
 
@@ -57,6 +62,8 @@ def input_gradient(
         if few_phases and _is_unrolled(w, window, groups, dy.shape[0], window.input_size):
             return functools.partial(grouped.input_gradient, window=window, groups=groups)
         return functools.partial(grouped.blocks, groups=groups, dense=plain)
+    if _has_short_rows(w, window):
+        return functools.partial(banded.input_gradient, window=window, precision=precision)
     strided = window.ndim == 2 and max(window.stride) > 1 and window.taps > 1
     if strided and few_phases and w.shape[-2] >= _ENOUGH:
         return functools.partial(dense.input_gradient, window=window, precision=precision)
@@ -80,6 +87,14 @@ def kernel_gradient(
 
 def _is_depthwise(w: jax.Array, window: Window, groups: int) -> bool:
     return groups > 1 and w.shape[-2] == 1 and window.taps <= _MOST_TAPS
+
+
+def _has_short_rows(w: jax.Array, window: Window) -> bool:
+    """A large kernel on a small image, few channels: LeNet's layers."""
+    if window.ndim != 2 or window.stride != (1, 1) or min(window.size) < _LARGE:
+        return False
+    columns = window.input_size[1] + sum(window.span[1])
+    return columns <= _COLUMNS * window.size[1] and max(w.shape[-2:]) <= _ENOUGH
 
 
 def _is_unrolled(
