@@ -435,6 +435,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         )
         axis.axvline(1, color="0.3", lw=1)
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}×")
+        axis.xaxis.set_minor_formatter("")
         axis.set_title(f"times faster than {'XLA autodiff' if name == AUTODIFF else 'PyTorch'}")
         axis.grid(axis="x", alpha=0.3)
     axes[0, 0].set_yticks(range(len(rows)), labels, fontsize=7)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 from checker import assert_close, normal
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from cnnvjp import _cpu, avg_pool, conv, conv_kernel_grad, conv_transpose, max_pool
 from cnnvjp._geometry import make_window
@@ -204,3 +205,29 @@ def test_pooling_needs_no_scatter(rng, platform):
         gradient = jax.grad(lambda x, pool=pool: pool(x, 3, stride=2, padding="SAME").sum())
         text = jax.export.export(jax.jit(gradient), platforms=[platform])(x).mlir_module()
         assert not re.search(r"stablehlo\.(gather|scatter|select_and_scatter|reduce_window)", text)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ((8, 9, 8, 4), (3, 3, 1, 4), 4, dict(padding="SAME"), "ddd"),
+        ((8, 9, 8, 4), (3, 3, 1, 4), 4, dict(stride=2, padding=1), "ddd"),
+        ((8, 40, 4), (5, 1, 4), 4, dict(), "ddd"),
+        ((8, 4, 5, 5, 2), (3, 3, 3, 1, 2), 2, dict(), "ddd"),
+        ((8, 5, 5, 8), (3, 3, 4, 8), 2, dict(), "uub"),
+        ((8, 5, 5, 32), (3, 3, 16, 32), 2, dict(), "bbb"),
+        ((8, 5, 5, 3), (1, 1, 3, 4), 1, dict(), "--p"),
+        ((8, 9, 8, 16), (3, 3, 16, 4), 1, dict(stride=2), "-s-"),
+        ((8, 9, 10, 1), (5, 5, 1, 6), 1, dict(), "nn-"),
+    ],
+    ids=str,
+)
+def test_a_sharded_batch_is_summed_once_and_never_gathered(rng, case):
+    x, w, _, groups, pairs, _, _ = setup(rng, case)
+    mesh = jax.sharding.Mesh(jax.devices()[:2], "data")  # its axis is Auto
+    divided, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+    loss = lambda x, w: jnp.sum(jnp.sin(conv(x, w, groups=groups, **pairs)))
+    step = jax.jit(jax.grad(loss, (0, 1)), out_shardings=(divided, whole))
+    text = step.lower(jax.device_put(x, divided), jax.device_put(w, whole)).compile().as_text()
+    found = re.findall(r" (all-\w+|collective-permute|reduce-scatter)(?:-start)?\(", text)
+    assert found == ["all-reduce"]
