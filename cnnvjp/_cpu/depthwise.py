@@ -7,6 +7,7 @@ loop, so that x is read and y written once.
 """
 
 import functools
+import math
 import operator
 from typing import Any
 
@@ -24,6 +25,7 @@ _TOGETHER = 25
 # Terms of one fused reduction: taps · rows · row blocks. LLVM stops unrolling a little above,
 # and the loop is then 3 to 25 times slower.
 _TERMS = 100
+_REDUCTIONS = 8  # of an image, about: each is compiled
 _SUMS = 9  # taps in one reduction
 _BLOCKS = 2  # rows that the reduction itself adds; XLA unrolls so short an axis whole
 
@@ -227,16 +229,19 @@ def _rows_summed(
     together = min(len(starts), _SUMS)
     while len(rows) >= _BLOCKS:
         each = min(_TERMS // (_BLOCKS * together), len(rows) // _BLOCKS)
-        first, count = rows[0], _BLOCKS * each
+        # On a high image each reduction has several bands of rows, so that it has few reductions.
+        bands = max(1, len(rows) // (_REDUCTIONS * _BLOCKS * each))
+        first, count = rows[0], bands * _BLOCKS * each
+        shape = (n, bands, _BLOCKS, each)
 
-        def product(start: int, r: int, first: int = first, each: int = each) -> jax.Array:
-            count = _BLOCKS * each
+        def product(start: int, r: int, first: int = first, shape: Any = shape) -> jax.Array:
+            # Each a slice of its own: XLA fuses what is used once.
+            count = math.prod(shape[1:])
             begin = start + first * pitch
             piece = lax.slice_in_dim(line, begin, begin + count * pitch, axis=1)
-            piece = piece.reshape(n, _BLOCKS, each * pitch // width, width)[
-                :, :, r * pitch // width
-            ]
-            return piece * lax.slice_in_dim(dy, first + r, first + count, each, 1)
+            piece = piece.reshape(*shape[:3], shape[3] * pitch // width, width)
+            part = lax.slice_in_dim(dy, first, first + count, axis=1).reshape(*shape, width)
+            return piece[:, :, :, r * pitch // width] * part[:, :, :, r]
 
         for begin in range(0, len(starts), together):
             terms = [
@@ -244,9 +249,9 @@ def _rows_summed(
                 for start in starts[begin : begin + together]
             ]
             zeros = [lax.full_like(dy, 0, shape=())] * len(terms)
-            found = lax.reduce(terms, zeros, _add_each, (1,))
+            found = lax.reduce(terms, zeros, _add_each, (2,))
             for parts, part in zip(sums[begin : begin + together], found, strict=True):
-                parts.append(part)
+                parts += [part[:, band] for band in range(bands)]
         rows = rows[count:]
     return sums, rows
 
