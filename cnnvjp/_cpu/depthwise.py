@@ -178,7 +178,7 @@ def _of_lines(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     reach = (rows * row + (window.extent[0] - 1) // s) * s
     x = padded(x, ((window.span[0][0], reach - x.shape[1] - window.span[0][0]),))
     gradient: list[Any] = [None] * k
-    for b in range(min(s, k)):
+    for b in sorted({m * d % s for m in range(k)}):
         taps = [m for m in range(k) if m * d % s == b]
         line = barrier(x[:, b::s]).reshape(n, reach // s * c)
         starts = [m * d // s * c for m in taps]
