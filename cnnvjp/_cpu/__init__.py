@@ -3,7 +3,7 @@
 For each of the three operations one function says which formulation is used, or None where
 XLA's own is as fast. A formulation is a pure function of the same two arrays, for the same
 window; it knows neither autodiff nor the names of paddings, and is tested against the plain
-one. What was measured is stated with each, and `scripts/benchmark.py` measures it again.
+one. `scripts/benchmark.py` measures what is gained.
 """
 
 import functools
