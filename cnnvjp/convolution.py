@@ -69,7 +69,7 @@ def _c(x: jax.Array, w: jax.Array, window: Window, options: Options, out: ArrayT
         )
 
     w = _rot180(w) if options.flip_kernel else w
-    on_cpu = cpu.correlation(x, w, window, options.groups, options.precision, plain)
+    on_cpu = cpu.correlation(x, w, window, options.groups, options.precision)
     return lowering.fastest(functools.partial(plain, groups=options.groups), on_cpu, x, w, out)
 
 
@@ -97,7 +97,7 @@ def _h(dy: jax.Array, w: jax.Array, window: Window, options: Options, out: Array
         )
 
     w = _rot180(w) if options.flip_kernel else w
-    on_cpu = cpu.input_gradient(dy, w, window, options.groups, options.precision, plain)
+    on_cpu = cpu.input_gradient(dy, w, window, options.groups, options.precision)
     return lowering.fastest(functools.partial(plain, groups=options.groups), on_cpu, dy, w, out)
 
 
@@ -119,7 +119,7 @@ def _g(x: jax.Array, dy: jax.Array, window: Window, options: Options, out: Array
             out=out,
         )
 
-    on_cpu = cpu.kernel_gradient(x, dy, window, options.groups, options.precision, plain)
+    on_cpu = cpu.kernel_gradient(x, dy, window, options.groups, options.precision)
     dw = lowering.fastest(functools.partial(plain, groups=options.groups), on_cpu, x, dy, out)
     return _rot180(dw) if options.flip_kernel else dw
 

@@ -73,25 +73,46 @@ CASES = [
     ((1, 12, 13, 16), (2, 3, 16, 2), 1, dict(stride=(4, 2), dilation=(3, 2)), "-s-"),
     ((1, 9, 9, 16), (2, 2, 16, 2), 1, dict(stride=4, dilation=2), "-s-"),
     # a large kernel on a small image with few channels: banded matrices
-    ((3, 9, 10, 1), (5, 5, 1, 6), 1, dict(), "nn-"),
-    ((3, 9, 10, 1), (5, 6, 1, 6), 1, dict(padding="SAME"), "nn-"),
+    ((3, 9, 10, 1), (5, 5, 1, 6), 1, dict(), "nnn"),
+    ((3, 9, 10, 1), (5, 6, 1, 6), 1, dict(padding="SAME"), "nnn"),
     ((3, 9, 10, 6), (5, 5, 6, 4), 1, dict(padding=((-1, 2), (3, -1))), "-n-"),
     ((3, 14, 15, 2), (5, 5, 2, 3), 1, dict(dilation=(2, 3), padding=1), "-n-"),
-    ((0, 9, 10, 1), (5, 5, 1, 6), 1, dict(), "nn-"),
+    ((0, 9, 10, 1), (5, 5, 1, 6), 1, dict(), "nnn"),
+    ((2, 9, 10, 1), (3, 3, 1, 32), 1, dict(padding=1), "--m"),
+    ((2, 9, 10, 2), (3, 2, 2, 32), 1, dict(dilation=2, padding=((1, 2), (-1, 0))), "--m"),
+    # strided, with few channels: tiles
+    ((2, 9, 8, 3), (3, 3, 3, 4), 1, dict(stride=2, padding=1), "-t-"),
+    ((2, 11, 13, 3), (7, 7, 3, 4), 1, dict(stride=2, padding=3), "-t-"),
+    ((2, 11, 13, 2), (5, 3, 2, 4), 1, dict(stride=(3, 1), padding=((-1, 2), (0, -2))), "-t-"),
+    ((2, 8, 12, 20), (2, 3, 20, 4), 1, dict(stride=(2, 3)), "-t-"),
+    ((2, 9, 14, 2), (2, 3, 2, 4), 1, dict(stride=(2, 4)), "-t-"),
+    # large: blocks of images
+    ((24, 224, 220, 1), (2, 1, 1, 1), 1, dict(), "--q"),
+    ((32, 320, 132, 1), (3, 3, 1, 4), 1, dict(stride=2, padding=1), "-tq"),
+    # three dimensions: planes
+    ((2, 5, 6, 7, 3), (3, 3, 3, 3, 4), 1, dict(padding=1), "vvv"),
+    ((2, 7, 6, 7, 3), (3, 2, 3, 3, 4), 1, dict(stride=(2, 1, 2), padding=((-1, 2), 1, 0)), "vvv"),
+    ((1, 9, 6, 7, 16), (2, 3, 1, 16, 2), 1, dict(stride=2, dilation=(3, 2, 1)), "vvv"),
+    ((1, 6, 5, 5, 20), (3, 3, 3, 10, 4), 2, dict(padding=1), "bbb"),
+    ((0, 5, 6, 7, 3), (3, 3, 3, 3, 4), 1, dict(padding=1), "vvv"),
     # left to XLA
     ((3, 9, 50, 1), (5, 5, 1, 6), 1, dict(), "---"),
-    ((3, 9, 10, 1), (5, 5, 1, 6), 1, dict(stride=2), "---"),
-    ((2, 9, 8, 3), (3, 3, 3, 4), 1, dict(stride=2, padding=1), "---"),
+    ((2, 9, 8, 3), (1, 2, 3, 4), 1, dict(stride=(3, 1)), "---"),
+    ((2, 9, 8, 3), (3, 3, 3, 4), 1, dict(stride=2, dilation=2, padding=1), "---"),
     ((2, 9, 8, 16), (3, 3, 16, 4), 1, dict(padding=1), "---"),
 ]
 
 NAMES = {
-    "d": "cnnvjp._cpu.depthwise",
-    "u": "cnnvjp._cpu.grouped",
-    "b": "cnnvjp._cpu.grouped",
-    "n": "cnnvjp._cpu.banded",
-    "p": "cnnvjp._cpu.dense",
-    "s": "cnnvjp._cpu.dense",
+    "d": "depthwise.",
+    "u": "grouped.",
+    "b": "grouped.*blocks",
+    "n": "banded.",
+    "p": "dense.pointwise_kernel_gradient",
+    "m": "dense.kernel_gradient_of_patches",
+    "q": "dense.kernel_gradient_in_blocks",
+    "s": "dense.input_gradient_by_phases",
+    "t": "dense.input_gradient_of_tiles",
+    "v": "volumes.",
 }
 
 
@@ -141,22 +162,21 @@ def test_formulations(rng, case):
 @pytest.mark.parametrize("case", CASES, ids=map(str, range(len(CASES))))
 def test_choice(rng, case):
     x, w, dy, groups, _, window, chosen = setup(rng, case)
-    plain = lambda a, b: a
     found = (
-        _cpu.correlation(x, w, window, groups, None, plain),
-        _cpu.input_gradient(dy, w, window, groups, None, plain),
-        _cpu.kernel_gradient(x, dy, window, groups, None, plain),
+        _cpu.correlation(x, w, window, groups, None),
+        _cpu.input_gradient(dy, w, window, groups, None),
+        _cpu.kernel_gradient(x, dy, window, groups, None),
     )
     for letter, formulation in zip(chosen, found, strict=True):
         if letter == "-":
             assert formulation is None
             continue
-        assert formulation.func.__module__ == NAMES[letter]
-        assert ("blocks" in formulation.func.__name__) == (letter == "b")
+        chosen = f"{formulation.func.__module__}.{formulation.func.__name__}"
+        assert re.match(f"cnnvjp._cpu.{NAMES[letter]}", chosen)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("case", [CASES[i] for i in (0, 4, 17, 28, 33, 38, 43)], ids=str)
+@pytest.mark.parametrize("case", [CASES[i] for i in (0, 4, 17, 28, 33, 38, 43, 49, 53, 56, 62)], ids=str)
 def test_low_precision(rng, case, dtype):
     """Rounded once: as near to float64 as the output's dtype allows."""
     x, w, dy, groups, pairs, window, _ = setup(rng, case, dtype)
@@ -177,7 +197,7 @@ def convolutions(f, platform, *args):
     return sorted(re.findall(r"stablehlo\.convolution.*?(window = .*?\}) :", text)), text
 
 
-@pytest.mark.parametrize("case", [CASES[i] for i in (2, 17, 30, 39, 44)], ids=str)
+@pytest.mark.parametrize("case", [CASES[i] for i in (2, 17, 30, 39, 44, 49, 53, 56, 62)], ids=str)
 def test_accelerators_get_one_convolution_a_pass(rng, case):
     """Those of lax's own gradients: the CPU's formulations stay on the CPU."""
     x, w, dy, groups, pairs, window, _ = setup(rng, case, "float32")
@@ -220,7 +240,7 @@ def test_pooling_needs_no_scatter(rng, platform):
         ((8, 5, 5, 32), (3, 3, 16, 32), 2, dict(), "bbb"),
         ((8, 5, 5, 3), (1, 1, 3, 4), 1, dict(), "--p"),
         ((8, 9, 8, 16), (3, 3, 16, 4), 1, dict(stride=2), "-s-"),
-        ((8, 9, 10, 1), (5, 5, 1, 6), 1, dict(), "nn-"),
+        ((8, 9, 10, 1), (5, 5, 1, 6), 1, dict(), "nnn"),
     ],
     ids=str,
 )

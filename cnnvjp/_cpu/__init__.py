@@ -13,7 +13,8 @@ from typing import Any
 
 import jax
 
-from cnnvjp._cpu import banded, dense, depthwise, grouped
+from cnnvjp._arguments import varying_axes
+from cnnvjp._cpu import banded, dense, depthwise, grouped, volumes
 from cnnvjp._geometry import Window
 
 Formulation = Callable[[jax.Array, jax.Array], jax.Array]
@@ -23,12 +24,16 @@ _MOST_PHASES = 16  # of a strided input gradient: each is compiled
 _LARGE = 5  # a kernel's rows and columns, from which products with a banded matrix win
 _COLUMNS = 8  # columns of an image, for each of the kernel's, up to which they do
 _FEW = 8  # channels of a group whose sums are unrolled
-_UNROLLED_BYTES = 8 << 20  # of the result, beyond which each fusion's partial sums leave the cache
+_UNROLLED_BYTES = 64 << 20  # of one tap's terms, beyond which blocks of groups win
 _ENOUGH = 16  # input channels from which a phase is worth a convolution of its own
+_BLOCK_BYTES = 8 << 20  # of dy, which a kernel's gradient reads many times over
+_MOST_BLOCKS = 16
+_NARROW = 18  # channels of a patch, up to which a matrix of patches wins
+_WIDE = 32  # output channels from which it does
 
 
 def correlation(
-    x: jax.Array, w: jax.Array, window: Window, groups: int, precision: Any, plain: Formulation
+    x: jax.Array, w: jax.Array, window: Window, groups: int, precision: Any
 ) -> Formulation | None:
     """For y = c(x, w).
 
@@ -38,21 +43,24 @@ def correlation(
         window: where it stands.
         groups: how many groups the channels fall into.
         precision: as in lax.
-        plain: XLA's own convolution without groups.
     """
     if _is_depthwise(w, window, groups):
         return functools.partial(depthwise.correlate, window=window)
     if groups > 1:
         if _is_unrolled(w, window, groups, x.shape[0], window.output_size):
             return functools.partial(grouped.correlate, window=window, groups=groups)
-        return functools.partial(grouped.blocks, groups=groups, dense=plain)
-    if _has_short_rows(w, window) and w.shape[-2] == 1:
+        within = _or_xla(correlation, dense.correlate, window, precision)
+        return functools.partial(grouped.blocks, groups=groups, dense=within)
+    if _has_depth(window):
+        planes = _or_xla(correlation, dense.correlate, volumes.plane_window(window), precision)
+        return functools.partial(volumes.correlate, window=window, planes=planes)
+    if _has_short_rows(w.shape[-2:], window) and w.shape[-2] == 1:
         return functools.partial(banded.correlate, window=window, precision=precision)
     return None
 
 
 def input_gradient(
-    dy: jax.Array, w: jax.Array, window: Window, groups: int, precision: Any, plain: Formulation
+    dy: jax.Array, w: jax.Array, window: Window, groups: int, precision: Any
 ) -> Formulation | None:
     """For dx = h(dy, w); arguments as in `correlation`."""
     few_phases = math.prod(window.stride) <= _MOST_PHASES
@@ -61,46 +69,118 @@ def input_gradient(
     if groups > 1:
         if few_phases and _is_unrolled(w, window, groups, dy.shape[0], window.input_size):
             return functools.partial(grouped.input_gradient, window=window, groups=groups)
-        return functools.partial(grouped.blocks, groups=groups, dense=plain)
-    if _has_short_rows(w, window):
+        within = _or_xla(input_gradient, dense.input_gradient, window, precision)
+        return functools.partial(grouped.blocks, groups=groups, dense=within)
+    if _has_depth(window):
+        planes = _or_xla(
+            input_gradient, dense.input_gradient, volumes.plane_window(window), precision
+        )
+        return functools.partial(volumes.input_gradient, window=window, planes=planes)
+    if _has_short_rows(w.shape[-2:], window):
         return functools.partial(banded.input_gradient, window=window, precision=precision)
-    strided = window.ndim == 2 and max(window.stride) > 1 and window.taps > 1
-    if strided and few_phases and w.shape[-2] >= _ENOUGH:
-        return functools.partial(dense.input_gradient, window=window, precision=precision)
+    if window.ndim != 2 or max(window.stride) == 1 or window.taps == 1:
+        return None
+    if _falls_into_tiles(w.shape[-2], window):
+        return functools.partial(dense.input_gradient_of_tiles, window=window, precision=precision)
+    if few_phases and w.shape[-2] >= _ENOUGH:
+        return functools.partial(dense.input_gradient_by_phases, window=window, precision=precision)
     return None
 
 
 def kernel_gradient(
-    x: jax.Array, dy: jax.Array, window: Window, groups: int, precision: Any, plain: Formulation
+    x: jax.Array, dy: jax.Array, window: Window, groups: int, precision: Any
 ) -> Formulation | None:
     """For dw = g(x, dy); arguments as in `correlation`."""
     if groups > 1 and x.shape[-1] == groups and window.taps <= _MOST_TAPS:
         return functools.partial(depthwise.kernel_gradient, window=window)
+    if groups > 1:
+        within = _or_xla(kernel_gradient, dense.kernel_gradient, window, precision)
+        return functools.partial(grouped.kernel_gradient_blocks, groups=groups, dense=within)
     if window.taps == 1:
-        plain = functools.partial(
+        return functools.partial(
             dense.pointwise_kernel_gradient, window=window, precision=precision
         )
-    if groups > 1:
-        return functools.partial(grouped.kernel_gradient_blocks, groups=groups, dense=plain)
-    return plain if window.taps == 1 else None
+    if _has_depth(window):
+        planes = _or_xla(
+            kernel_gradient, dense.kernel_gradient, volumes.plane_window(window), precision
+        )
+        return functools.partial(volumes.kernel_gradient, window=window, planes=planes)
+    if _has_short_rows((x.shape[-1], dy.shape[-1]), window) and x.shape[-1] == 1:
+        return functools.partial(banded.kernel_gradient, window=window, precision=precision)
+    if window.ndim != 2:
+        return None
+    patch = window.taps * x.shape[-1]
+    if set(window.stride) == {1} and patch <= _NARROW and dy.shape[-1] >= _WIDE:
+        return functools.partial(
+            dense.kernel_gradient_of_patches, window=window, precision=precision
+        )
+    blocks = _blocks(dy)
+    if blocks > 1:
+        return functools.partial(
+            dense.kernel_gradient_in_blocks, window=window, precision=precision, blocks=blocks
+        )
+    return None
+
+
+def _or_xla(
+    choose: Callable[..., Formulation | None],
+    xla: Callable[..., jax.Array],
+    window: Window,
+    precision: Any,
+) -> Formulation:
+    """The formulation for a part of the work, chosen when the part's shapes are known."""
+
+    def run(a: jax.Array, b: jax.Array) -> jax.Array:
+        formulation = choose(a, b, window, 1, precision)
+        return formulation(a, b) if formulation else xla(a, b, window, precision)
+
+    return run
 
 
 def _is_depthwise(w: jax.Array, window: Window, groups: int) -> bool:
     return groups > 1 and w.shape[-2] == 1 and window.taps <= _MOST_TAPS
 
 
-def _has_short_rows(w: jax.Array, window: Window) -> bool:
+def _has_depth(window: Window) -> bool:
+    return window.ndim == 3 and window.taps > 1 and window.size[0] <= _MOST_PHASES
+
+
+def _has_short_rows(channels: tuple[int, ...], window: Window) -> bool:
     """A large kernel on a small image, few channels: LeNet's layers."""
     if window.ndim != 2 or window.stride != (1, 1) or min(window.size) < _LARGE:
         return False
     columns = window.input_size[1] + sum(window.span[1])
-    return columns <= _COLUMNS * window.size[1] and max(w.shape[-2:]) <= _ENOUGH
+    return columns <= _COLUMNS * window.size[1] and max(channels) <= _ENOUGH
 
 
 def _is_unrolled(
     w: jax.Array, window: Window, groups: int, batch: int, size: tuple[int, ...]
 ) -> bool:
     channels = max(w.shape[-2], w.shape[-1] // groups)
-    terms = channels * window.taps
-    small = batch * math.prod(size) * channels * groups * w.dtype.itemsize <= _UNROLLED_BYTES
-    return channels <= _FEW and terms <= _MOST_TAPS and small
+    one_tap = batch * math.prod(size) * groups * channels**2 * w.dtype.itemsize
+    few = channels <= _FEW and channels * window.taps <= _MOST_TAPS
+    return few and one_tap <= _UNROLLED_BYTES
+
+
+def _falls_into_tiles(channels: int, window: Window) -> bool:
+    """Tiles of the stride's size: without overlap, or few channels and not many zeros to fill."""
+    if set(window.dilation) != {1}:
+        return False
+    covered = dense.tiles(window)
+    if math.prod(covered) == 1:
+        return True
+    filled = math.prod(covered) * math.prod(window.stride)
+    return channels < _ENOUGH and filled <= 2 * window.taps
+
+
+def _blocks(dy: jax.Array) -> int:
+    """The fewest blocks of images that are small enough: a divisor of the batch.
+
+    Each has images of every device, should the batch be divided among them.
+    """
+    batch = dy.shape[0]
+    devices = 1 if varying_axes(dy) else jax.device_count()
+    most = min(batch // devices, _MOST_BLOCKS)
+    fitting = [q for q in range(1, most + 1) if batch % (q * devices) == 0]
+    needed = dy.size * dy.dtype.itemsize / _BLOCK_BYTES
+    return next((q for q in fitting if q >= needed), max(fitting, default=1))

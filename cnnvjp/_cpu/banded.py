@@ -48,6 +48,23 @@ def input_gradient(dy: jax.Array, w: jax.Array, window: Window, precision: Any) 
     return padded(dx, ((0, 0), (-start, -end)))
 
 
+def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, precision: Any) -> jax.Array:
+    """Rows of dy times rows of the image, then the sum over each tap's places in the matrix."""
+    n, oh, ow, maps = dy.shape
+    (kh, kw), channels, width = window.size, x.shape[-1], _width(window)
+    rows = _rows(x, window).reshape(n * oh, kh * width * channels)
+    matrix = lax.dot_general(
+        dy.reshape(n * oh, ow * maps), rows, (((0,), (0,)), ((), ())), precision=precision
+    )
+    matrix = matrix.reshape(ow, maps, kh, width, channels).transpose(0, 3, 2, 4, 1)
+    places = jnp.asarray(_places(window), dy.dtype)
+    dw = lax.dot_general(
+        places, barrier(matrix.reshape(ow * width, kh * channels * maps)),
+        (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST,
+    )  # fmt: skip
+    return dw.reshape(kw, kh, channels, maps).transpose(1, 0, 2, 3)
+
+
 def _rows(x: jax.Array, window: Window) -> jax.Array:
     """(N, OH, KH · W · C): the rows that each row of outputs sees, side by side."""
     x = padded(x, window.span)

@@ -13,11 +13,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from cnnvjp._cpu._arrays import Phase, barrier, padded, phases, summed, times, woven
 from cnnvjp._geometry import Window
-from cnnvjp._taps import each_tap, tap
+from cnnvjp._taps import Tap, each_tap, tap
 
 # Taps that are summed in one fusion. LLVM takes time that grows faster than their number.
 _TOGETHER = 25
@@ -32,12 +33,23 @@ _BLOCKS = 2  # rows that the reduction itself adds; XLA unrolls so short an axis
 
 def correlate(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """y[i, o] = Σ over m of x[i·s + d·m, o // multiplier] w[m, o]."""
-    x = _repeated(x, w.shape[-1] // x.shape[-1])
-    return _taps(barrier(padded(x, window.span)), w, window)
+    return _of_images(_repeated(x, w.shape[-1] // x.shape[-1]), w, window)
 
 
 def input_gradient(dy: jax.Array, w: jax.Array, window: Window, channels: int) -> jax.Array:
     """dx[j, c] = Σ over i·s + d·m = j, and the o of c, of dy[i, o] w[m, o]: phase by phase."""
+    dx = _of_phases(dy, w, window)
+    multiplier = dy.shape[-1] // channels
+    if multiplier == 1:
+        return dx
+    dx = dx.reshape(*dx.shape[:-1], channels, multiplier)
+    return functools.reduce(operator.add, [dx[..., q] for q in range(multiplier)])
+
+
+def _of_phases(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    if set(window.stride) == {1}:
+        (phase,) = phases(window)
+        return _of_images(dy, lax.rev(w, range(window.ndim)), phase.window)
     windows = [phase.window for phase in phases(window)]
     # One padding for all phases: each crops what it does not reach.
     edges = tuple(
@@ -57,12 +69,102 @@ def input_gradient(dy: jax.Array, w: jax.Array, window: Window, channels: int) -
         taps = lax.rev(w[phase.kernel], range(window.ndim))
         return _taps(padded(wide, inner), taps, phase.window)
 
-    dx = woven(window, part, dy.shape[0], dy.shape[-1], dy.dtype)
-    multiplier = dy.shape[-1] // channels
-    if multiplier == 1:
-        return dx
-    dx = dx.reshape(*dx.shape[:-1], channels, multiplier)
-    return functools.reduce(operator.add, [dx[..., q] for q in range(multiplier)])
+    return woven(window, part, dy.shape[0], dy.shape[-1], dy.dtype)
+
+
+def _of_images(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """Σ over m of x[i·s + d·m] w[m], all channels one by one."""
+    rows = _whole_rows(window) if window.ndim == 2 else range(0)
+    if rows and any(edge > 0 for edges in window.span for edge in edges):
+        return _rows_of_images(x, w, window, rows)
+    return _taps(barrier(padded(x, window.span)), w, window)
+
+
+def _rows_of_images(x: jax.Array, w: jax.Array, window: Window, whole: range) -> jax.Array:
+    """As `_of_images`, without a padded copy of x, which would take as long as the sums.
+
+    An image is read as one line of pixels, along which each tap is a shift. Where a shift runs
+    over the end of a row, what it meets is masked; rows that the line does not reach around
+    are taken from a padded piece of it.
+
+    Args:
+        x: images.
+        w: the kernel.
+        window: where it stands.
+        whole: the rows of outputs that see nothing beyond the line's ends.
+    """
+    n, height, width, c = x.shape
+    pitch = window.stride[0] * width
+    line = x.reshape(n, height * width, c)
+    masks = [_met(window, m) for m in range(window.size[1])]
+
+    def part(line: jax.Array, some: range, origin: int = 0) -> jax.Array:
+        terms = []
+        for m in each_tap(window):
+            begin = _line_start(window, some[0], m) - origin
+            seen = lax.slice_in_dim(line, begin, begin + len(some) * pitch, axis=1)
+            seen = seen.reshape(n, len(some), pitch, c)
+            seen = lax.slice_in_dim(seen, 0, _reach(window), window.stride[1], axis=2)
+            term, mask = times(seen, w[m][0]), masks[m[1]]
+            terms.append(term if mask is None else jnp.where(mask[:, None], term, 0))
+        return summed(terms, _TOGETHER)
+
+    def border(some: range) -> jax.Array:
+        begin, end = _line_start(window, some[0]), _line_end(window, some[-1])
+        low, high = max(begin, 0), min(end, height * width)
+        piece = padded(line[:, low:high], ((low - begin, end - high),))
+        return part(barrier(piece), some, begin)
+
+    pieces = [part(line, whole)]
+    if whole[0] > 0:
+        pieces.insert(0, border(range(whole[0])))
+    if whole[-1] + 1 < window.output_size[0]:
+        pieces.append(border(range(whole[-1] + 1, window.output_size[0])))
+    return jnp.concatenate(pieces, 1)
+
+
+def _met(window: Window, m: int) -> jax.Array | None:
+    """Which columns of outputs meet a pixel of their row at column m of taps; None: all."""
+    first = m * window.dilation[1] - window.padding[1][0]
+    if first >= 0 and first + _reach(window) <= window.input_size[1]:
+        return None
+    column = lax.iota(np.int32, window.output_size[1]) * window.stride[1] + first
+    return barrier((column >= 0) & (column < window.input_size[1]))
+
+
+def _whole_rows(window: Window) -> range:
+    """The rows of outputs all of whose taps, from the row's start to the pitch's end, lie in x.
+
+    None if a row of outputs is longer than the pitch.
+    """
+    length = window.input_size[0] * window.input_size[1]
+    if _reach(window) > window.stride[0] * window.input_size[1]:
+        return range(0)
+    whole = [
+        i
+        for i in range(window.output_size[0])
+        if _line_start(window, i) >= 0 and _line_end(window, i) <= length
+    ]
+    return range(whole[0], whole[-1] + 1) if whole else range(0)
+
+
+def _line_start(window: Window, i: int, m: Tap = (0, 0)) -> int:
+    """Where on the line tap m of the first window of row i stands."""
+    row, column = (
+        d * place - before
+        for d, place, (before, _) in zip(window.dilation, m, window.padding, strict=True)
+    )
+    return (i * window.stride[0] + row) * window.input_size[1] + column
+
+
+def _reach(window: Window) -> int:
+    """From the first column that a tap sees in a row of outputs to the last."""
+    return (window.output_size[1] - 1) * window.stride[1] + 1
+
+
+def _line_end(window: Window, i: int) -> int:
+    last = tuple(k - 1 for k in window.size)
+    return _line_start(window, i, last) + window.stride[0] * window.input_size[1]
 
 
 def _taps(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
