@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from cnnvjp._arguments import ArrayType, accumulator, wider
+from cnnvjp._arguments import ArrayType, accumulator, primal_type, wider
 from cnnvjp._geometry import Pair
 
 # Since when lax can transpose a convolution whose output is wider than its operands.
@@ -44,8 +44,9 @@ def fastest(
         b: the other.
         out: dtype and sharding of the result.
     """
-    if on_cpu is None or out.sharding is not None or not jnp.issubdtype(a.dtype, jnp.floating):
-        return plain(a, b)
+    explicit = [kind.sharding for kind in (primal_type(a), primal_type(b), out)] != [None] * 3
+    if on_cpu is None or explicit or not jnp.issubdtype(a.dtype, jnp.floating):
+        return plain(a, b)  # a mesh with Explicit axes wants to be told of every reshape
     dtype = wider(accumulator(wider(a.dtype, b.dtype)), out.dtype)
 
     @jax.custom_jvp

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnnvjp import _tiles as tiles
 from cnnvjp._arguments import accumulator, unify_varying
 from cnnvjp._geometry import Window
 from cnnvjp._taps import Tap, place, reduce_taps, row_major, separated, spanned, tap
@@ -50,9 +51,10 @@ def _strongest(
     def combine(best: Any, challenger: Any) -> Any:
         entry, where, _ = best
         other_entry, other_where, enters = challenger
-        wins = other_entry > entry if largest else other_entry < entry
-        wins |= _is_nan(other_entry) & ~_is_nan(entry)
-        wins |= enters  # even −∞ wins against the padding before it
+        keeps = other_entry <= entry if largest else other_entry >= entry
+        wins = ~(keeps | _is_nan(entry))  # nothing is ≤ NaN, and NaN nothing: the first one wins
+        if enters is not None:
+            wins |= enters  # even −∞ wins against the padding before it
         return (
             jnp.where(wins, other_entry, entry),
             jnp.where(wins, other_where, where),
@@ -70,13 +72,14 @@ def route(dy: jax.Array, winner: jax.Array, window: Window) -> jax.Array:
     zero" ([J], "Pooling Layer"): dx[i·s + d·m − before] += dy[i] where winner[i] = m.
     """
     dy = dy.astype(accumulator(dy.dtype))
-    winner = winner.astype(jnp.int32)
     earlier_taps = window.taps
     for part in reversed(separated(window)):
         earlier_taps //= part.taps
-        m, earlier_winner = jnp.divmod(winner, jnp.int32(earlier_taps))
-        dy = _placed(dy, m, part, lax.add)
-        if earlier_taps > 1:  # the windows that an entry won agree on where it was found
+        if earlier_taps == 1:
+            dy = _placed(dy, winner, part, lax.add)
+        else:  # the windows that an entry won agree on where it was found
+            m, earlier_winner = jnp.divmod(winner.astype(jnp.int32), jnp.int32(earlier_taps))
+            dy = _placed(dy, m, part, lax.add)
             winner = _placed(earlier_winner, m, part, lax.max)
     return dy
 
@@ -85,6 +88,14 @@ def _placed(
     entries: jax.Array, winner: jax.Array, window: Window, combine: Callable[..., jax.Array]
 ) -> jax.Array:
     """Every window's entry at its winner's position; those that meet there are combined."""
+    if tiles.fit(window):
+
+        def won(m: np.ndarray, winner: jax.Array, entries: jax.Array) -> jax.Array:
+            return jnp.where(winner.astype(m.dtype) == m, entries, 0)
+
+        return tiles.combined(window, (winner, entries), won, combine)
+
+    winner = winner.astype(jnp.int32)
 
     def term(m: Tap) -> jax.Array:
         return place(jnp.where(winner == row_major(window, m), entries, 0), window, m)
@@ -161,8 +172,13 @@ def _is_nan(x: jax.Array) -> jax.Array:
     return x != x  # for integers too, of which none is
 
 
-def _enters(window: Window, m: Tap, ndim: int) -> jax.Array:
-    """Whether tap m is its window's first that stands on the input, not on the padding."""
+def _enters(window: Window, m: Tap, ndim: int) -> jax.Array | None:
+    """Whether tap m is its window's first that stands on the input, not on the padding.
+
+    None if there is no padding.
+    """
+    if all(edge <= 0 for edges in window.span for edge in edges):
+        return None
     result = jnp.bool_(True)
     for axis in range(window.ndim):
         first = window.inside(axis).argmax(axis=1)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnnvjp import _tiles as tiles
 from cnnvjp._arguments import accumulator, flag_option, operands
 from cnnvjp._geometry import Padding, PerAxis, Window
 from cnnvjp._pooling_options import pooling_window
@@ -52,6 +53,12 @@ def _sum_taps(x: jax.Array, window: Window) -> jax.Array:
 
 
 def _sum_placed(dy: jax.Array, window: Window) -> jax.Array:
+    if tiles.fit(window):
+
+        def seen(m: np.ndarray, dy: jax.Array) -> jax.Array:
+            return dy if m.min() >= 0 else jnp.where(m >= 0, dy, 0)
+
+        return tiles.combined(window, (dy,), seen, lax.add)
     return reduce_taps(window, lambda m: place(dy, window, m), lax.add)
 
 

@@ -176,7 +176,9 @@ def test_choice(rng, case):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("case", [CASES[i] for i in (0, 4, 17, 28, 33, 38, 43, 49, 53, 56, 62)], ids=str)
+@pytest.mark.parametrize(
+    "case", [CASES[i] for i in (0, 4, 17, 28, 33, 38, 43, 49, 53, 56, 62)], ids=str
+)
 def test_low_precision(rng, case, dtype):
     """Rounded once: as near to float64 as the output's dtype allows."""
     x, w, dy, groups, pairs, window, _ = setup(rng, case, dtype)
