@@ -176,3 +176,12 @@ def contract(
     return lax.dot_general(
         x, w, (axes, ((), ())), precision=precision, out_sharding=out.sharding
     ).astype(out.dtype)
+
+
+def exchange_group_channels(w: jax.Array, groups: int) -> jax.Array:
+    """(*kernel, C_in/G, C_out) -> (*kernel, C_out/G, C_in), within each of G > 1 groups."""
+    if groups == 1:
+        return w  # the layout says it
+    *kernel, c, o = w.shape
+    w = w.reshape(*kernel, c, groups, o // groups)
+    return jnp.swapaxes(w, -3, -1).reshape(*kernel, o // groups, groups * c)

@@ -52,21 +52,23 @@ def combined(
     """
     first = arrays[0].ndim - 1 - window.ndim
     overlaps = _overlaps(window)
+    steps, before = window.stride, [low for low, _ in window.padding]
+    skipped = [max(low, 0) // s for low, s in zip(before, steps, strict=True)]  # all padding
     tiles = [
-        -(-(n + before) // s)
-        for n, (before, _), s in zip(window.input_size, window.padding, window.stride, strict=True)
+        -(-(n + low) // s) - skip
+        for n, low, s, skip in zip(window.input_size, before, steps, skipped, strict=True)
     ]
     edges = [
-        (over - 1, count - o, 0)
-        for over, count, o in zip(overlaps, tiles, window.output_size, strict=True)
+        (over - 1 - skip, skip + count - o, 0)
+        for over, skip, count, o in zip(overlaps, skipped, tiles, window.output_size, strict=True)
     ]
     arrays = tuple(_padded(array, edges) for array in arrays)
     shape = arrays[0].shape
-    tiled = [*shape[:first], *_pairs(tiles, window.stride), shape[-1]]
+    tiled = [*shape[:first], *_pairs(tiles, steps), shape[-1]]
     kept = [*range(first), *range(first, len(tiled) - 1, 2), len(tiled) - 1]
 
     def at(t: tuple[int, ...]) -> jax.Array:
-        start = [over - 1 - steps for over, steps in zip(overlaps, t, strict=True)]
+        start = [over - 1 - earlier for over, earlier in zip(overlaps, t, strict=True)]
         stop = [low + count for low, count in zip(start, tiles, strict=True)]
         seen = [
             lax.slice(a, [0] * first + [*start, 0], [*shape[:first], *stop, shape[-1]])
@@ -77,13 +79,14 @@ def combined(
         )
 
     total = functools.reduce(combine, map(at, np.ndindex(*overlaps)))
-    lengths = [count * s for count, s in zip(tiles, window.stride, strict=True)]
+    lengths = [count * s for count, s in zip(tiles, steps, strict=True)]
     total = lax.reshape(
         total, (*shape[:first], *lengths, shape[-1]), out_sharding=primal_type(arrays[0]).sharding
     )
+    origin = [low - skip * s for low, skip, s in zip(before, skipped, steps, strict=True)]
     inside = [
-        (-before, n + before - length, 0)
-        for n, (before, _), length in zip(window.input_size, window.padding, lengths, strict=True)
+        (-low, n + low - length, 0)
+        for n, low, length in zip(window.input_size, origin, lengths, strict=True)
     ]
     return _padded(total, inside)
 

@@ -17,7 +17,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from cnnvjp import _cpu as cpu
@@ -85,7 +84,7 @@ def _h(dy: jax.Array, w: jax.Array, window: Window, options: Options, out: Array
     def plain(dy: jax.Array, w: jax.Array, groups: int = 1) -> jax.Array:
         return lowering.correlate(
             dy,
-            _exchange_group_channels(_rot180(w), groups),
+            lowering.exchange_group_channels(_rot180(w), groups),
             stride=(1,) * window.ndim,
             padding=window.transposed_padding,
             upsampling=window.stride,
@@ -127,15 +126,6 @@ def _g(x: jax.Array, dy: jax.Array, window: Window, options: Options, out: Array
 def _rot180(w: jax.Array) -> jax.Array:
     """The kernel rotated by half a turn: every spatial axis reversed."""
     return lax.rev(w, range(w.ndim - 2))
-
-
-def _exchange_group_channels(w: jax.Array, groups: int) -> jax.Array:
-    """(*kernel, C_in/G, C_out) -> (*kernel, C_out/G, C_in), within each of G > 1 groups."""
-    if groups == 1:
-        return w  # the layout says it
-    *kernel, c, o = w.shape
-    w = w.reshape(*kernel, c, groups, o // groups)
-    return jnp.swapaxes(w, -3, -1).reshape(*kernel, o // groups, groups * c)
 
 
 # ------------------------------------------------------------------------------------------

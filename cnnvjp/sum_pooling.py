@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnnvjp import _cpu as cpu
 from cnnvjp import _tiles as tiles
-from cnnvjp._arguments import accumulator, flag_option, operands
+from cnnvjp._arguments import ArrayType, accumulator, flag_option, operands
 from cnnvjp._geometry import Padding, PerAxis, Window
+from cnnvjp._lowering import fastest
 from cnnvjp._pooling_options import pooling_window
 from cnnvjp._rules import call
 from cnnvjp._taps import Tap, place, reduce_taps, separated, spanned, tap
@@ -31,9 +33,13 @@ from cnnvjp._taps import Tap, place, reduce_taps, separated, spanned, tap
 def _window_sum(x: jax.Array, window: Window) -> jax.Array:
     """Σ over m of x[i·s + d·m − before], held in at least float32."""
     x = x.astype(accumulator(x.dtype))
-    for part in separated(window):
-        x = _sum_taps(spanned(x, part, 0), part)
-    return x
+
+    def plain(x: jax.Array, _: jax.Array) -> jax.Array:
+        for part in separated(window):
+            x = _sum_taps(spanned(x, part, 0), part)
+        return x
+
+    return fastest(plain, cpu.window_sum(x, window), x, _ones(window, x), ArrayType(x.dtype))
 
 
 def _spread(dy: jax.Array, window: Window) -> jax.Array:
@@ -43,9 +49,17 @@ def _spread(dy: jax.Array, window: Window) -> jax.Array:
     contributions meet and add up ([B], "Backward Pass: Mean-Pooling").
     """
     dy = dy.astype(accumulator(dy.dtype))
-    for part in reversed(separated(window)):
-        dy = _sum_placed(dy, part)
-    return dy
+
+    def plain(dy: jax.Array, _: jax.Array) -> jax.Array:
+        for part in reversed(separated(window)):
+            dy = _sum_placed(dy, part)
+        return dy
+
+    return fastest(plain, cpu.window_spread(dy, window), dy, _ones(window, dy), ArrayType(dy.dtype))
+
+
+def _ones(window: Window, x: jax.Array) -> jax.Array:
+    return jnp.ones((*window.size, 1, x.shape[-1]), x.dtype)
 
 
 def _sum_taps(x: jax.Array, window: Window) -> jax.Array:

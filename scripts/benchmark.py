@@ -29,13 +29,32 @@ import numpy as np
 import optax
 import tqdm
 import tyro
-from benchmark_suite import LAYERS, NETWORKS, Layer, Network, flax_network
+from benchmark_suite import (
+    AVERAGE,
+    DENSE,
+    DEPTHWISE,
+    LAYERS,
+    MAX,
+    NETWORKS,
+    Layer,
+    Network,
+    flax_network,
+)
 from jax import lax
 
 import cnnvjp
 
 ROUNDS_AT_LEAST = 5
 OURS, AUTODIFF, TORCH = "ours", "autodiff", "torch"
+
+BATCHES = (8, 64, 256)
+MIDDLING = Layer("ResNet-18 for 32×32", "conv3", DENSE, (8, 16, 16, 128), (3, 3), 128, padding=1)
+SMALL = {
+    "conv": Layer("", "", DENSE, (1, 8, 8, 3), (3, 3), 8),
+    "depthwise conv": Layer("", "", DEPTHWISE, (1, 8, 8, 3), (3, 3), 3, groups=3),
+    "max_pool": Layer("", "", MAX, (1, 8, 8, 3), (2, 2), stride=2),
+    "avg_pool": Layer("", "", AVERAGE, (1, 8, 8, 3), (2, 2), stride=2),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +65,7 @@ class Config:
         only: rows whose network, layer or family contains this text; all by default.
         seconds: for each row, once it is compiled.
         steps: whether to measure whole training steps too.
+        costs: whether to measure how costs grow with the batch, and what a call costs.
         torch_python: a Python that has PyTorch; by default this one, if it has.
         out: the folder for the results, made if need be.
     """
@@ -53,6 +73,7 @@ class Config:
     only: str = ""
     seconds: float = 4.0
     steps: bool = True
+    costs: bool = True
     torch_python: str = sys.executable
     out: Path = Path("benchmark")
 
@@ -130,6 +151,8 @@ def layer_functions(layer: Layer, what: str) -> tuple[dict[str, Callable[..., An
     else:
         both, arguments = _poolings(layer), [x]
     dy = array(jax.eval_shape(both[OURS], *arguments).shape)
+    if what == "backward":
+        return {name: _gradient(f, 0, x) for name, f in both.items()}, [dy]
     return {name: _both_ways(f) for name, f in both.items()}, [dy, *arguments]
 
 
@@ -167,11 +190,14 @@ def _convolutions(layer: Layer) -> tuple[Callable[..., Any], Callable[..., Any]]
 
 
 def _gradient(f: Callable[..., Any], side: int, *shapes: jax.Array) -> Callable[..., Any]:
-    """The gradient with respect to one argument alone: the rest is not computed."""
+    """The gradient with respect to one argument alone: the rest is not computed.
 
-    def run(kept: jax.Array, dy: jax.Array) -> jax.Array:
-        arguments = [kept, kept]
-        arguments[side] = jnp.zeros(shapes[side].shape, shapes[side].dtype)
+    What is returned takes the other argument, where there is one, and the cotangent.
+    """
+
+    def run(*kept_and_dy: jax.Array) -> jax.Array:
+        *arguments, dy = kept_and_dy
+        arguments.insert(side, jnp.zeros(shapes[side].shape, shapes[side].dtype))
         return jax.vjp(f, *arguments)[1](dy)[side]
 
     return run
@@ -291,10 +317,12 @@ def interleaved(runs: dict[str, Run], seconds: float) -> dict[str, np.ndarray]:
         run()
     times: dict[str, list[float]] = {name: [] for name in runs}
     started = time.perf_counter()
-    while time.perf_counter() - started < seconds or len(times[OURS]) < ROUNDS_AT_LEAST:
-        first = len(times[OURS]) % len(runs)
+    round = 0
+    while time.perf_counter() - started < seconds or round < ROUNDS_AT_LEAST:
+        first = round % len(runs)
         for name in [*runs, *runs][first : first + len(runs)]:
             times[name].append(runs[name]())
+        round += 1
     return {name: np.array(values) for name, values in times.items()}
 
 
@@ -352,6 +380,35 @@ def measure_steps(config: Config, torch: Torch | None) -> Iterator[dict[str, Any
         compiling = {name: seconds for name, (_, seconds) in found.items()}
         labels = {"layer": f"batch {network.batch}", "family": "training step", "pass": "step"}
         yield summarized({"network": network.name, **labels}, times, compiling, {})
+
+
+def measure_batches(seconds: float) -> dict[str, dict[int, float]]:
+    """Microseconds an image for every pass of a layer of middling size, at growing batches."""
+    found: dict[str, dict[int, float]] = {what: {} for what in MIDDLING.passes}
+    for what in MIDDLING.passes:
+        runs = {}
+        for batch in BATCHES:
+            layer = dataclasses.replace(MIDDLING, x=(batch, *MIDDLING.x[1:]))
+            functions, arguments = layer_functions(layer, what)
+            compiled = jax.jit(functions[OURS]).lower(*arguments).compile()
+            runs[str(batch)] = timed(functools.partial(compiled, *arguments))
+        times = interleaved(runs, seconds)
+        for batch in BATCHES:
+            found[what][batch] = 1e6 * float(np.median(times[str(batch)])) / batch
+    return found
+
+
+def measure_calls(seconds: float) -> dict[str, tuple[float, float, float]]:
+    """For one eager call of a small layer, how many times faster ours is than lax's."""
+    found = {}
+    for kind, layer in SMALL.items():
+        functions, arguments = layer_functions(layer, layer.passes[0])
+        if not layer.maps:  # the forward pass alone
+            functions, arguments = _poolings(layer), arguments[1:]
+        runs = {name: timed(functools.partial(f, *arguments)) for name, f in functions.items()}
+        times = interleaved(runs, seconds)
+        found[kind] = ratio(times[AUTODIFF], times[OURS])
+    return found
 
 
 def summarized(
@@ -471,10 +528,15 @@ def main(config: Config) -> None:
             torch.close()
     if not rows:
         raise SystemExit(f"--only: got {config.only!r}, which no row contains")
+    batches = measure_batches(config.seconds) if config.costs else {}
+    calls = measure_calls(config.seconds) if config.costs else {}
     config.out.mkdir(parents=True, exist_ok=True)
     summary = means(rows)
     (config.out / "results.json").write_text(
-        json.dumps({"about": about, "means": summary, "rows": rows}, indent=1)
+        json.dumps(
+            {"about": about, "means": summary, "rows": rows, "batches": batches, "calls": calls},
+            indent=1,
+        )
     )
     plot(rows, config.out / "ratios.png")
     print(table(rows))
@@ -487,6 +549,11 @@ def main(config: Config) -> None:
             worst = min(known, key=lambda row: row[f"to_{name}"][0])
             where = f"{worst['network']} {worst['layer']}, {worst['pass']}"
             print(f"  worst to {name}: {worst[f'to_{name}'][0]:.2f}× ({where})")
+    for what, costs in batches.items():
+        each = ", ".join(f"{cost:.0f} at batch {batch}" for batch, cost in costs.items())
+        print(f"  µs an image, {MIDDLING.network} {MIDDLING.name}, {what}: {each}")
+    for kind, found in calls.items():
+        print("  an eager call of {}: {:.2f}× lax ({:.2f}–{:.2f})".format(kind, *found))
     print(f"written to {config.out}")
 
 

@@ -7,6 +7,9 @@ milliseconds on two cores, in whichever of the implementations is slower.
 import dataclasses
 from typing import Any
 
+DENSE, DEPTHWISE, GROUPED = "dense", "depthwise", "grouped"
+MAX, AVERAGE, NORM = "max pooling", "average pooling", "batch norm"
+
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
@@ -43,9 +46,14 @@ class Layer:
 
     @property
     def passes(self) -> tuple[str, ...]:
-        """What is measured: one pass each of a convolution, both together of other layers."""
+        """What is measured: a convolution's passes one by one, other layers' together.
+
+        The way back of average pooling needs nothing of the way there: it has a row of its own.
+        """
         if self.maps:
             return ("forward", "input gradient", "kernel gradient")
+        if self.family == AVERAGE:
+            return ("forward and backward", "backward")
         return ("forward and backward",)
 
     @property
@@ -55,9 +63,6 @@ class Layer:
             return (*self.kernel, self.maps, self.x[-1])
         return (*self.kernel, self.x[-1] // self.groups, self.maps)
 
-
-DENSE, DEPTHWISE, GROUPED = "dense", "depthwise", "grouped"
-MAX, AVERAGE, NORM = "max pooling", "average pooling", "batch norm"
 
 LAYERS = (
     # LeCun et al. 1998, fig. 2 (max pooling in place of its own)

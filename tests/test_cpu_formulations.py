@@ -11,7 +11,7 @@ from checker import assert_close, normal
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cnnvjp import _cpu, avg_pool, conv, conv_kernel_grad, conv_transpose, max_pool
+from cnnvjp import _cpu, avg_pool, conv, conv_kernel_grad, conv_transpose, max_pool, sum_pool
 from cnnvjp._geometry import make_window
 
 # x, w, groups, options: the formulations of the forward pass, input and kernel gradient
@@ -87,8 +87,8 @@ CASES = [
     ((2, 8, 12, 20), (2, 3, 20, 4), 1, dict(stride=(2, 3)), "-t-"),
     ((2, 9, 14, 2), (2, 3, 2, 4), 1, dict(stride=(2, 4)), "-t-"),
     # large: blocks of images
-    ((24, 224, 220, 1), (2, 1, 1, 1), 1, dict(), "--q"),
-    ((32, 320, 132, 1), (3, 3, 1, 4), 1, dict(stride=2, padding=1), "-tq"),
+    ((40, 224, 220, 1), (2, 1, 1, 1), 1, dict(), "--q"),
+    ((48, 320, 132, 1), (3, 3, 1, 4), 1, dict(stride=2, padding=1), "-tq"),
     # three dimensions: planes
     ((2, 5, 6, 7, 3), (3, 3, 3, 3, 4), 1, dict(padding=1), "vvv"),
     ((2, 7, 6, 7, 3), (3, 2, 3, 3, 4), 1, dict(stride=(2, 1, 2), padding=((-1, 2), 1, 0)), "vvv"),
@@ -173,6 +173,41 @@ def test_choice(rng, case):
             continue
         chosen = f"{formulation.func.__module__}.{formulation.func.__name__}"
         assert re.match(f"cnnvjp._cpu.{NAMES[letter]}", chosen)
+
+
+POOLINGS = [
+    ((2, 9, 8, 3), (3, 3), dict(padding=1), "dd"),
+    ((2, 9, 8, 3), (3, 3), dict(stride=2, padding=((1, 0), (0, 2))), "d-"),
+    ((2, 9, 8, 3), (4, 2), dict(dilation=(2, 1), padding=((-1, 2), (0, 1))), "dd"),
+    ((2, 23, 3), (5,), dict(padding="SAME"), "dd"),
+    ((2, 5, 6, 7, 2), (2, 3, 2), dict(padding="SAME"), "dd"),
+    ((2, 9, 8, 3), (3, 3), dict(stride=3), "--"),
+    ((2, 9, 8, 3), (9, 8), dict(), "--"),
+    ((2, 14, 13, 1), (12, 12), dict(), "--"),
+]
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("case", POOLINGS, ids=map(str, range(len(POOLINGS))))
+def test_window_sums(rng, case):
+    shape, size, options, chosen = case
+    x = normal(rng, *shape)
+    window = make_window(
+        shape[1:-1], size, **{"stride": 1, "padding": "VALID", "dilation": 1} | options
+    )
+    dy = normal(rng, shape[0], *window.output_size, shape[-1])
+    found = _cpu.window_sum(x, window), _cpu.window_spread(dy, window)
+    assert [f is None for f in found] == [letter == "-" for letter in chosen]
+
+    def reference(x):
+        kernel = jnp.ones((*size, 1, shape[-1]), x.dtype)
+        return lax_convolution(x, kernel, window, shape[-1])
+
+    options = {"stride": 1} | options
+    y, pullback = jax.vjp(lambda x: sum_pool(x, size, **options), x)
+    want, reference_pullback = jax.vjp(reference, x)
+    assert_close(y, want)
+    assert_close(pullback(dy)[0], reference_pullback(dy)[0])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

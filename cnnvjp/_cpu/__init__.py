@@ -1,7 +1,7 @@
 """The formulations that XLA:CPU runs fastest, chosen from static shapes.
 
-For each of the three operations one function says which formulation is used, or None where
-XLA's own is as fast. A formulation is a pure function of the same two arrays, for the same
+For each of the three operations, and for the sums of pooling, one function says which
+formulation is used, or None where XLA's own is as fast. A formulation is a pure function of the same two arrays, for the same
 window; it knows neither autodiff nor the names of paddings, and is tested against the plain
 one. `scripts/benchmark.py` measures what is gained.
 """
@@ -27,6 +27,8 @@ _FEW = 8  # channels of a group whose sums are unrolled
 _UNROLLED_BYTES = 64 << 20  # of one tap's terms, beyond which blocks of groups win
 _ENOUGH = 16  # input channels from which a phase is worth a convolution of its own
 _BLOCK_BYTES = 8 << 20  # of dy, which a kernel's gradient reads many times over
+_SLIM_BLOCK_BYTES = 13 << 20  # the same, below _BROAD output channels
+_BROAD = 128
 _MOST_BLOCKS = 16
 _NARROW = 18  # channels of a patch, up to which a matrix of patches wins
 _WIDE = 32  # output channels from which it does
@@ -122,6 +124,23 @@ def kernel_gradient(
     return None
 
 
+def window_sum(x: jax.Array, window: Window) -> Formulation | None:
+    """For the sums over a window's taps, given x and a depthwise kernel of ones.
+
+    Windows side by side read every pixel once: their taps are added as they lie.
+    """
+    if x.ndim != window.ndim + 2 or not _overlap(window) or window.taps > _MOST_TAPS:
+        return None
+    return functools.partial(depthwise.correlate, window=window)
+
+
+def window_spread(dy: jax.Array, window: Window) -> Formulation | None:
+    """For the adjoint of `window_sum`; with a stride, tiles are as fast."""
+    if set(window.stride) != {1} or window_sum(dy, window) is None:
+        return None
+    return functools.partial(depthwise.input_gradient, window=window, channels=dy.shape[-1])
+
+
 def _or_xla(
     choose: Callable[..., Formulation | None],
     xla: Callable[..., jax.Array],
@@ -139,6 +158,11 @@ def _or_xla(
 
 def _is_depthwise(w: jax.Array, window: Window, groups: int) -> bool:
     return groups > 1 and w.shape[-2] == 1 and window.taps <= _MOST_TAPS
+
+
+def _overlap(window: Window) -> bool:
+    axes = zip(window.size, window.stride, window.output_size, strict=True)
+    return any(k > s and o > 1 for k, s, o in axes)
 
 
 def _has_depth(window: Window) -> bool:
@@ -182,5 +206,6 @@ def _blocks(dy: jax.Array) -> int:
     devices = 1 if varying_axes(dy) else jax.device_count()
     most = min(batch // devices, _MOST_BLOCKS)
     fitting = [q for q in range(1, most + 1) if batch % (q * devices) == 0]
-    needed = dy.size * dy.dtype.itemsize / _BLOCK_BYTES
+    limit = _BLOCK_BYTES if dy.shape[-1] >= _BROAD else _SLIM_BLOCK_BYTES
+    needed = dy.size * dy.dtype.itemsize / limit
     return next((q for q in fitting if q >= needed), max(fitting, default=1))

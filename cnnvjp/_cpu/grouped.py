@@ -15,6 +15,7 @@ from jax import lax
 
 from cnnvjp._cpu._arrays import Phase, barrier, padded, summed, times, woven
 from cnnvjp._geometry import Window
+from cnnvjp._lowering import exchange_group_channels
 from cnnvjp._taps import each_tap, tap
 
 _TOGETHER = 18  # terms in one fusion: LLVM's loop is slower with more
@@ -31,7 +32,7 @@ def correlate(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Ar
 
 def input_gradient(dy: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array:
     """The same, phase by phase, with the kernel's channels exchanged within their groups."""
-    w = _exchanged(w, groups)
+    w = exchange_group_channels(w, groups)
 
     def part(phase: Phase) -> jax.Array:
         taps = lax.rev(w[phase.kernel], range(window.ndim))
@@ -50,13 +51,6 @@ def _terms(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array
         terms += [times(seen[..., c : c + 1], kernel[m][c]) for c in range(channels)]
     y = summed(terms, _TOGETHER)
     return y.reshape(*y.shape[:-2], w.shape[-1])
-
-
-def _exchanged(w: jax.Array, groups: int) -> jax.Array:
-    """(*kernel, C/G, O) -> (*kernel, O/G, C), within each group."""
-    *kernel, c, o = w.shape
-    w = w.reshape(*kernel, c, groups, o // groups)
-    return jnp.swapaxes(w, -3, -1).reshape(*kernel, o // groups, groups * c)
 
 
 def blocks(images: jax.Array, w: jax.Array, groups: int, dense: Dense) -> jax.Array:
