@@ -59,7 +59,7 @@ def _c(x: jax.Array, w: jax.Array, window: Window, options: Options, out: ArrayT
             x,
             w,
             stride=window.stride,
-            padding=window.span,
+            padding=window.padding,
             upsampling=(1,) * window.ndim,
             dilation=window.dilation,
             groups=groups,

@@ -36,6 +36,22 @@ def test_a_row_of_each_kind(benchmark, tmp_path, capsys, monkeypatch):
     assert (tmp_path / "ratios.png").stat().st_size > 1000
     out = capsys.readouterr().out
     assert "geometric means" in out and "worst to autodiff" in out
+    assert "an eager call of max_pool" in out and "at batch 256" in out
+    assert list(results["batches"]["forward"]) == ["8", "64", "256"]
+
+
+def test_one_and_the_same_program_is_noticed(benchmark):
+    import jax
+    import jax.numpy as jnp
+
+    def compiled(f):
+        return benchmark.program(jax.jit(f).lower(jnp.ones(3)).compile())
+
+    def double(number):
+        return number + number
+
+    assert compiled(lambda x: x + x) == compiled(double)
+    assert compiled(lambda x: x + x) != compiled(lambda x: x + 3)
 
 
 @pytest.mark.parametrize("kind", ["transposed", "batch norm", "average pooling", "grouped"])

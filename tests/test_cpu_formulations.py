@@ -68,10 +68,10 @@ CASES = [
     ((2, 3, 4, 5, 3), (1, 1, 1, 3, 4), 1, dict(stride=(1, 2, 1), padding=1), "--p"),
     ((0, 5, 6, 3), (1, 1, 3, 4), 1, dict(), "--p"),
     # strided, with channels enough: phases
-    ((2, 9, 8, 16), (3, 3, 16, 4), 1, dict(stride=2, padding=1), "-s-"),
-    ((2, 9, 8, 16), (3, 4, 16, 4), 1, dict(stride=(1, 3), padding=((-1, 2), (2, -2))), "-s-"),
-    ((1, 12, 13, 16), (2, 3, 16, 2), 1, dict(stride=(4, 2), dilation=(3, 2)), "-s-"),
-    ((1, 9, 9, 16), (2, 2, 16, 2), 1, dict(stride=4, dilation=2), "-s-"),
+    ((1, 24, 22, 16), (3, 3, 16, 4), 1, dict(stride=2, padding=1), "-s-"),
+    ((1, 24, 22, 16), (3, 4, 16, 4), 1, dict(stride=(1, 3), padding=((-1, 2), (2, -2))), "-s-"),
+    ((1, 22, 24, 16), (3, 3, 16, 2), 1, dict(stride=(4, 2), dilation=(3, 2)), "-s-"),
+    ((1, 24, 23, 16), (5, 4, 16, 2), 1, dict(stride=4, dilation=2), "-s-"),
     # a large kernel on a small image with few channels: banded matrices
     ((3, 9, 10, 1), (5, 5, 1, 6), 1, dict(), "nnn"),
     ((3, 9, 10, 1), (5, 6, 1, 6), 1, dict(padding="SAME"), "nnn"),
@@ -84,8 +84,8 @@ CASES = [
     ((2, 9, 8, 3), (3, 3, 3, 4), 1, dict(stride=2, padding=1), "-t-"),
     ((2, 11, 13, 3), (7, 7, 3, 4), 1, dict(stride=2, padding=3), "-t-"),
     ((2, 11, 13, 2), (5, 3, 2, 4), 1, dict(stride=(3, 1), padding=((-1, 2), (0, -2))), "-t-"),
-    ((2, 8, 12, 20), (2, 3, 20, 4), 1, dict(stride=(2, 3)), "-t-"),
-    ((2, 9, 14, 2), (2, 3, 2, 4), 1, dict(stride=(2, 4)), "-t-"),
+    ((2, 10, 15, 20), (5, 5, 20, 4), 1, dict(stride=5), "-t-"),
+    ((2, 9, 14, 2), (3, 4, 2, 4), 1, dict(stride=(4, 5)), "-t-"),
     # large: blocks of images
     ((40, 224, 220, 1), (2, 1, 1, 1), 1, dict(), "--q"),
     ((48, 320, 132, 1), (3, 3, 1, 4), 1, dict(stride=2, padding=1), "-tq"),
@@ -98,6 +98,8 @@ CASES = [
     # left to XLA
     ((3, 9, 50, 1), (5, 5, 1, 6), 1, dict(), "---"),
     ((2, 9, 8, 3), (1, 2, 3, 4), 1, dict(stride=(3, 1)), "---"),
+    ((2, 9, 8, 16), (3, 3, 16, 4), 1, dict(stride=2, padding=1), "---"),
+    ((1, 24, 22, 16), (2, 3, 16, 4), 1, dict(stride=(2, 3)), "---"),
     ((2, 9, 8, 3), (3, 3, 3, 4), 1, dict(stride=2, dilation=2, padding=1), "---"),
     ((2, 9, 8, 16), (3, 3, 16, 4), 1, dict(padding=1), "---"),
 ]
@@ -120,7 +122,7 @@ def lax_convolution(x, w, window, groups):
     space = "DHW"[-window.ndim :]
     layout = (f"N{space}C", f"{space}IO", f"N{space}C")
     return lax.conv_general_dilated(
-        x, w, window.stride, window.span, None, window.dilation, layout, groups
+        x, w, window.stride, window.padding, None, window.dilation, layout, groups
     )
 
 
@@ -276,7 +278,7 @@ def test_pooling_needs_no_scatter(rng, platform):
         ((8, 5, 5, 8), (3, 3, 4, 8), 2, dict(), "uub"),
         ((8, 5, 5, 32), (3, 3, 16, 32), 2, dict(), "bbb"),
         ((8, 5, 5, 3), (1, 1, 3, 4), 1, dict(), "--p"),
-        ((8, 9, 8, 16), (3, 3, 16, 4), 1, dict(stride=2), "-s-"),
+        ((8, 24, 22, 16), (3, 3, 16, 4), 1, dict(stride=2), "-s-"),
         ((8, 9, 10, 1), (5, 5, 1, 6), 1, dict(), "nnn"),
     ],
     ids=str,

@@ -1,9 +1,9 @@
 """The formulations that XLA:CPU runs fastest, chosen from static shapes.
 
 For each of the three operations, and for the sums of pooling, one function says which
-formulation is used, or None where XLA's own is as fast. A formulation is a pure function of the same two arrays, for the same
-window; it knows neither autodiff nor the names of paddings, and is tested against the plain
-one. `scripts/benchmark.py` measures what is gained.
+formulation is used, or None where XLA's own is as fast. A formulation is a pure function of the
+same two arrays, for the same window; it knows neither autodiff nor the names of paddings, and is
+tested against the plain one. `scripts/benchmark.py` measures what is gained.
 """
 
 import functools
@@ -26,6 +26,7 @@ _COLUMNS = 8  # columns of an image, for each of the kernel's, up to which they 
 _FEW = 8  # channels of a group whose sums are unrolled
 _UNROLLED_BYTES = 64 << 20  # of one tap's terms, beyond which blocks of groups win
 _ENOUGH = 16  # input channels from which a phase is worth a convolution of its own
+_LARGE_MAP = 512  # pixels from which it is
 _BLOCK_BYTES = 8 << 20  # of dy, which a kernel's gradient reads many times over
 _SLIM_BLOCK_BYTES = 13 << 20  # the same, below _BROAD output channels
 _BROAD = 128
@@ -84,7 +85,7 @@ def input_gradient(
         return None
     if _falls_into_tiles(w.shape[-2], window):
         return functools.partial(dense.input_gradient_of_tiles, window=window, precision=precision)
-    if few_phases and w.shape[-2] >= _ENOUGH:
+    if few_phases and w.shape[-2] >= _ENOUGH and _is_slow_dilated(window):
         return functools.partial(dense.input_gradient_by_phases, window=window, precision=precision)
     return None
 
@@ -187,14 +188,20 @@ def _is_unrolled(
 
 
 def _falls_into_tiles(channels: int, window: Window) -> bool:
-    """Tiles of the stride's size: without overlap, or few channels and not many zeros to fill."""
+    """Tiles of the stride's size: large ones, or few channels and not many zeros to fill."""
     if set(window.dilation) != {1}:
         return False
     covered = dense.tiles(window)
     if math.prod(covered) == 1:
-        return True
+        return math.prod(window.stride) > _MOST_PHASES
     filled = math.prod(covered) * math.prod(window.stride)
     return channels < _ENOUGH and filled <= 2 * window.taps
+
+
+def _is_slow_dilated(window: Window) -> bool:
+    """Whether XLA's convolution of the upsampled dy takes longer than its phases."""
+    overlapping = window.taps > math.prod(window.stride)
+    return overlapping and math.prod(window.input_size) >= _LARGE_MAP
 
 
 def _blocks(dy: jax.Array) -> int:

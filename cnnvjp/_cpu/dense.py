@@ -27,7 +27,7 @@ from cnnvjp._taps import each_tap, tap
 def correlate(x: jax.Array, w: jax.Array, window: Window, precision: Any) -> jax.Array:
     """The forward pass, c(x, w)."""
     return lowering.correlate(
-        x, w, stride=window.stride, padding=window.span, upsampling=(1,) * window.ndim,
+        x, w, stride=window.stride, padding=window.padding, upsampling=(1,) * window.ndim,
         dilation=window.dilation, groups=1, precision=precision, out=ArrayType(x.dtype),
     )  # fmt: skip
 
