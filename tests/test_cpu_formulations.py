@@ -169,6 +169,8 @@ def test_choice(rng, case):
         _cpu.input_gradient(dy, w, window, groups, None),
         _cpu.kernel_gradient(x, dy, window, groups, None),
     )
+    if jax.__version_info__ < (0, 9, 1):  # XLA's own kernel gradients are as fast as these
+        chosen = chosen[:2] + chosen[2].replace("n", "-").replace("q", "-")
     for letter, formulation in zip(chosen, found, strict=True):
         if letter == "-":
             assert formulation is None

@@ -19,6 +19,9 @@ from cnnvjp._geometry import Window
 
 Formulation = Callable[[jax.Array, jax.Array], jax.Array]
 
+# Since when XLA's kernel gradient reads dy over and over, from memory where it is large.
+_REREADS = jax.__version_info__ >= (0, 9, 1)
+
 _MOST_TAPS = 128  # unrolled; compiling takes longer with each
 _MOST_PHASES = 16  # of a strided input gradient: each is compiled
 _LARGE = 5  # a kernel's rows and columns, from which products with a banded matrix win
@@ -108,7 +111,7 @@ def kernel_gradient(
             kernel_gradient, dense.kernel_gradient, volumes.plane_window(window), precision
         )
         return functools.partial(volumes.kernel_gradient, window=window, planes=planes)
-    if _has_short_rows((x.shape[-1], dy.shape[-1]), window) and x.shape[-1] == 1:
+    if _REREADS and _has_short_rows((x.shape[-1], dy.shape[-1]), window) and x.shape[-1] == 1:
         return functools.partial(banded.kernel_gradient, window=window, precision=precision)
     if window.ndim != 2:
         return None
@@ -118,7 +121,7 @@ def kernel_gradient(
             dense.kernel_gradient_of_patches, window=window, precision=precision
         )
     blocks = _blocks(dy)
-    if blocks > 1:
+    if _REREADS and blocks > 1:
         return functools.partial(
             dense.kernel_gradient_in_blocks, window=window, precision=precision, blocks=blocks
         )
