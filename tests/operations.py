@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from checker import distinct, integers, normal
 
@@ -41,8 +42,9 @@ class Operation:
     keeps_batch: bool = True
     over_devices: Callable[..., object] | None = None
 
-    def arguments(self, dtype="float64"):
-        rng = np.random.default_rng(0)
+    def arguments(self, dtype="float64", seed=0):
+        """The differentiable arguments."""
+        rng = np.random.default_rng(seed)
         return tuple(self.draw(rng, *shape, dtype=dtype) for shape in self.shapes)
 
 
@@ -149,3 +151,15 @@ OPERATIONS = [
     Operation("sigmoid_cross_entropy", cnnvjp.sigmoid_cross_entropy, ((BATCH, 3), (BATCH, 3)), (True, True)),
 ]  # fmt: skip
 IDS = [f"{i}-{operation.name}" for i, operation in enumerate(OPERATIONS)]
+
+
+def total(outputs):
+    """A curved loss of everything that an operation returns."""
+    leaves = [y for y in jax.tree.leaves(outputs) if jnp.issubdtype(y.dtype, jnp.floating)]
+    return sum(jnp.sum(jnp.sin(y)) for y in leaves)
+
+
+def gradients(operation, f):
+    """The loss's gradients for all differentiable arguments."""
+    argnums = tuple(range(len(operation.shapes)))
+    return jax.grad(lambda *args: total(f(*args)), argnums)

@@ -1,0 +1,152 @@
+"""Every operation under every transformation of JAX: values and gradients as without it."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from checker import assert_close, normal
+from jax import lax
+from operations import IDS, OPERATIONS, gradients, total
+
+import cnnvjp
+
+every_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=IDS)
+
+COPIES = 3
+
+
+def value_and_gradients(operation):
+    """All outputs of an operation, and the gradients of a curved loss of them."""
+
+    def run(*args):
+        return operation.f(*args), gradients(operation, operation.f)(*args)
+
+    return run
+
+
+def assert_all_close(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert got.dtype == want.dtype
+        assert_close(got, want, tolerance=1e-11)
+
+
+def stacked(trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def copies(operation):
+    """Some draws of all arguments, stacked: those that are not differentiated, rolled."""
+    drawn = zip(*(operation.arguments(seed=seed) for seed in range(COPIES)), strict=True)
+    rolled = ([jnp.roll(a, shift, 0) for shift in range(COPIES)] for a in operation.fixed)
+    return [jnp.stack(draws) for draws in (*drawn, *rolled)]
+
+
+def test_every_public_function_has_a_row():
+    functions = {name for name in cnnvjp.__all__ if callable(getattr(cnnvjp, name))}
+    assert {operation.name for operation in OPERATIONS} == functions - {"Model"}
+
+
+@every_operation
+def test_jit_and_checkpoint(operation):
+    args = (*operation.arguments(), *operation.fixed)
+    expected = value_and_gradients(operation)(*args)
+    assert_all_close(jax.jit(value_and_gradients(operation))(*args), expected)
+    recomputed = jax.jit(gradients(operation, jax.checkpoint(operation.f)))(*args)
+    assert_all_close(recomputed, expected[1])
+
+
+@pytest.mark.versions
+@every_operation
+def test_vmap(operation):
+    """Over each argument alone, over all together, and over two axes, one inside the other."""
+    run = value_and_gradients(operation)
+    args = copies(operation)
+    one = jax.jit(run)
+
+    def looped(axes, chosen):
+        return [
+            one(*(a[i] if axis == 0 else a[0] for a, axis in zip(args, axes, strict=True)))
+            for i in chosen
+        ]
+
+    together = (0,) * len(args)
+    alone = [tuple(0 if i == j else None for j in range(len(args))) for i in range(len(args))]
+    for axes in dict.fromkeys([together, *alone]):
+        given = [a if axis == 0 else a[0] for a, axis in zip(args, axes, strict=True)]
+        actual = jax.jit(jax.vmap(run, axes))(*given)
+        assert_all_close(actual, stacked(looped(axes, range(COPIES))))
+
+    square = [jnp.stack([a[:2], a[1:]]) for a in args]
+    nested = jax.jit(jax.vmap(jax.vmap(run), in_axes=1, out_axes=1))(*square)
+    first, second, third = looped(together, range(COPIES))
+    assert_all_close(nested, stacked([stacked([first, second]), stacked([second, third])]))
+
+
+@every_operation
+def test_scan(operation):
+    """A loss that is summed in a loop, differentiated through the loop."""
+    args = copies(operation)
+    count = len(operation.shapes)
+
+    def loss(differentiated, fixed):
+        def step(so_far, part):
+            return so_far + total(operation.f(*part)), None
+
+        return lax.scan(step, 0.0, (*differentiated, *fixed))[0]
+
+    actual = jax.jit(jax.grad(loss))(args[:count], args[count:])
+    one = jax.jit(gradients(operation, operation.f))
+    expected = stacked([one(*(a[i] for a in args)) for i in range(COPIES)])
+    assert_all_close(tuple(actual), expected)
+
+
+@every_operation
+def test_linearized_gradient(operation):
+    """The Hessian along a direction: forward over reverse, reverse over reverse the same."""
+    args = operation.arguments()
+    slope = gradients(operation, lambda *args: operation.f(*args, *operation.fixed))
+    rng = np.random.default_rng(9)
+    direction = tuple(normal(rng, *a.shape) for a in args)
+
+    @jax.jit
+    def both_ways(args, direction):
+        value, along = jax.linearize(slope, *args)
+
+        def projected(*args):
+            return sum(map(jnp.vdot, slope(*args), direction))
+
+        return value, along(*direction), jax.grad(projected, tuple(range(len(args))))(*args)
+
+    value, forward, reverse = both_ways(args, direction)
+    assert_all_close(value, jax.jit(slope)(*args))
+    assert_all_close(forward, reverse)
+
+
+def new_rules_are_on():
+    """Whether custom_vjp is JAX's newer one: what a call of it becomes bears its name."""
+    return "CustomVJPTraced" in str(jax.make_jaxpr(cnnvjp.relu)(jnp.ones(3)))
+
+
+def test_the_flag_takes_effect():
+    assert new_rules_are_on() == (os.environ.get("JAX_CUSTOM_VJP3") == "1")
+
+
+@pytest.mark.skipif(not hasattr(jax.config, "jax_custom_vjp3"), reason="since JAX 0.10")
+@pytest.mark.skipif("JAX_CUSTOM_VJP3" in os.environ, reason="is such a run")
+@pytest.mark.parametrize("part", ["flag or jit", "vmap", "scan or linearized"])
+def test_under_the_new_custom_vjp(part):
+    """This file again, in a process in which the flag is set before JAX is imported."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", part, __file__]
+    run = subprocess.run(
+        command,
+        env={**os.environ, "JAX_CUSTOM_VJP3": "1"},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert run.returncode == 0, run.stdout[-5000:]
