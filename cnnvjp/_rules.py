@@ -21,7 +21,7 @@ def call(core: jax.custom_vjp, *args: Any) -> Any:
 
 
 @functools.cache
-def _compiled(core: jax.custom_vjp) -> Callable[..., Any]:
+def _compiled(core: Any) -> Callable[..., Any]:
     # With JAX_CUSTOM_VJP3 the core is an object of another class.
     options = core.nondiff_argnums if hasattr(core, "nondiff_argnums") else core.static_argnums
     return jax.jit(core, static_argnums=tuple(options), inline=True)
