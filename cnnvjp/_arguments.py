@@ -1,8 +1,8 @@
 """Checks of array arguments, and what keeps a rule right under every kind of parallelism."""
 
+import contextlib
 import math
 import numbers
-import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from cnnvjp._geometry import is_sequence, static_hint
+from cnnvjp._geometry import int_or_none, is_sequence, static_hint
 
 FLOATS = tuple(jnp.dtype(d) for d in ("float16", "bfloat16", "float32", "float64"))
 
@@ -20,10 +20,11 @@ def operands(
 ) -> tuple[Any, ...]:
     """The array arguments of one call, checked and made alike.
 
-    They must be real and share a dtype. A Python number takes the dtype of the first array.
-    Inside `shard_map`, every array is cast to vary over the mesh axes
-    that any of them varies over: JAX transposes that cast to a sum over devices, which is
-    what the cotangent of a replicated argument needs, and the rule need not know.
+    They must be real and share a dtype. A Python number takes the dtype of the first array,
+    also where JAX made an array of it, as `jax.jit` does. Inside `shard_map`, every array is
+    cast to vary over the mesh axes that any of them varies over: JAX transposes that cast to a
+    sum over devices, which is what the cotangent of a replicated argument needs, and the rule
+    need not know.
 
     Args:
         integers: whether integer arrays are welcome.
@@ -35,12 +36,12 @@ def operands(
 
     Raises:
         TypeError: for what is not an array of a supported dtype, or differing dtypes.
+        ValueError: for a number that their dtype cannot hold.
     """
     first: str | None = None
     dtype = None
-    for name, value in arrays.items():
-        if not (hasattr(value, "shape") and hasattr(value, "dtype")):
-            continue
+    given = [(name, value) for name, value in arrays.items() if _is_array(value)]
+    for name, value in [pair for pair in given if not _was_number(pair[1])] or given:
         _check_dtype(name, value, integers)
         found = jax.dtypes.canonicalize_dtype(value.dtype)  # float32 for NumPy's, without x64
         if first is None:
@@ -64,32 +65,77 @@ def _is_wider(a: Any, b: Any) -> bool:
     return floating[0] if floating[0] != floating[1] else a.itemsize >= b.itemsize
 
 
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _was_number(value: Any) -> bool:
+    """Whether an array was a Python number, as in jax.grad(f)(0.5): its type is weak."""
+    return getattr(value, "weak_type", False) and not value.shape
+
+
+def is_integer(dtype: Any) -> bool:
+    """Whether a dtype, which need not be one of NumPy's, is an integer's of whole bytes.
+
+    XLA computes with the narrower ones in part of its operations only.
+    """
+    return isinstance(dtype, np.dtype) and dtype.kind in "iu"
+
+
 def _check_dtype(name: str, value: Any, integers: bool) -> None:
-    if value.dtype in FLOATS or (integers and jnp.issubdtype(value.dtype, jnp.integer)):
+    if value.dtype in FLOATS or (integers and is_integer(value.dtype)):
         return
-    welcome = "float16, bfloat16, float32 or float64" + (", or an integer" if integers else "")
-    raise TypeError(f"{name}: got an array of {value.dtype}; it must be {welcome}")
+    welcome = ", or an integer of 8 to 64 bits" if integers else ""
+    raise TypeError(
+        f"{name}: got an array of {value.dtype}; it must be float16, bfloat16, float32 or "
+        f"float64{welcome}"
+    )
 
 
 def _as_array(name: str, value: Any, dtype: Any) -> Any:
     if isinstance(value, jax.Array):
-        # A weak type is a Python number's, as in jax.grad(f)(0.5). Rules want an array.
-        return value.astype(value.dtype) if value.weak_type else value
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return jnp.asarray(value)
+        if not value.weak_type:
+            return value
+        if not _was_number(value):
+            return value.astype(value.dtype)  # rules want no weak types
+        _check_dtype(name, value, True)
+        if not is_integer(value.dtype) and is_integer(dtype):
+            raise TypeError(f"{name}: got a float beside arrays of {dtype}; it must be an integer")
+        return value.astype(dtype)
+    if _is_array(value):
+        return _converted(name, value, "a jax or numpy array")
     if isinstance(value, int | float) and not isinstance(value, bool) and dtype is not None:
-        if isinstance(value, float) and not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(f"{name}: got the float {value!r} beside arrays of {dtype}")
-        return jnp.asarray(value, dtype)
+        if isinstance(value, float) and is_integer(dtype):
+            raise TypeError(
+                f"{name}: got the float {value!r} beside arrays of {dtype}; it must be an integer"
+            )
+        return number_operand(name, value, dtype)
     raise TypeError(f"{name}: got {type(value).__name__}; it must be a jax or numpy array")
+
+
+def _converted(name: str, value: Any, needed: str) -> jax.Array:
+    """An array of another library, such as NumPy, as JAX's."""
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:  # it has a shape and a dtype, and no numbers
+        raise TypeError(f"{name}: got {type(value).__name__}; it must be {needed}") from error
+
+
+def number_operand(name: str, value: float, dtype: Any) -> jax.Array:
+    """A Python number as an array, if `dtype` can hold it."""
+    with contextlib.suppress(OverflowError), np.errstate(over="ignore"):
+        number = np.asarray(value, dtype)
+        if math.isinf(value) or not np.isinf(number):
+            return jnp.asarray(number)
+    raise ValueError(f"{name}: got {value!r}, which {dtype} cannot hold; it must be in its range")
 
 
 def integer_operand(name: str, value: Any) -> jax.Array:
     """An array argument that holds indices."""
-    if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.integer):
+    if not _is_array(value) or not is_integer(value.dtype):
         got = getattr(value, "dtype", type(value).__name__)
         raise TypeError(f"{name}: got {got}; it must be an array of integers")
-    return jnp.asarray(value)
+    return _converted(name, value, "an array of integers")
 
 
 def accumulator(dtype: Any) -> np.dtype:
@@ -115,11 +161,14 @@ def number_option(
 ) -> float:
     """An option that is one number between `low` and `high`, known before anything is computed."""
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if real and math.isfinite(value) and low <= value <= high:
-        return float(value)
+    with contextlib.suppress(OverflowError):  # of an int beyond float64
+        if real and math.isfinite(value) and low <= value <= high:
+            return float(value)
     bounds = "" if low == -math.inf else f" of at least {low:g}"
     bounds = bounds if high == math.inf else f" from {low:g} to {high:g}"
-    raise ValueError(f"{name}: got {value!r}; it must be a finite Python number{bounds}")
+    raise ValueError(
+        f"{name}: got {value!r}; it must be a finite Python number{bounds}{static_hint(value)}"
+    )
 
 
 def flag_option(name: str, value: Any) -> bool:
@@ -129,19 +178,46 @@ def flag_option(name: str, value: Any) -> bool:
     raise TypeError(f"{name}: got {value!r}; it must be True or False{static_hint(value)}")
 
 
+def choice_option(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """An option that must be one of a few names."""
+    if isinstance(value, str) and value in choices:
+        return value
+    names = " or ".join(map(repr, choices))
+    if len(choices) > 2:
+        names = f"one of {', '.join(choices)}"
+    raise ValueError(f"{name}: got {value!r}; it must be {names}{static_hint(value)}")
+
+
 def axes_option(name: str, axes: Any, x: jax.Array) -> tuple[int, ...]:
     """An option that names axes of `x`, one int or a sequence of them, counted from the front."""
-    try:
-        entries = [operator.index(axis) for axis in (axes if is_sequence(axes) else (axes,))]
-    except TypeError:
-        entries = [x.ndim]
+    found = [int_or_none(axis) for axis in (axes if is_sequence(axes) else (axes,))]
+    entries = [x.ndim if axis is None else axis for axis in found]
     counted = sorted(axis % max(x.ndim, 1) for axis in entries)
     if any(not -x.ndim <= axis < x.ndim for axis in entries) or len(set(counted)) < len(entries):
         raise ValueError(
             f"{name}: got {axes!r}; for x of shape {x.shape} axes are distinct ints from {-x.ndim} "
-            f"to {x.ndim - 1}"
+            f"to {x.ndim - 1}{static_hint(axes)}"
         )
     return tuple(counted)
+
+
+def key_operand(key: Any) -> jax.Array:
+    """One random key, as `jax.random.key` makes it or of the older kind."""
+    dtype = getattr(key, "dtype", None) if _is_array(key) else None
+    if dtype == np.uint32 and key.ndim:  # the older kind shows its words as a last axis
+        try:
+            key = jax.random.wrap_key_data(jnp.asarray(key))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"key: got the shape {key.shape} of uint32; it must be one key, as from "
+                "jax.random.key(0)"
+            ) from error
+    elif dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        got = type(key).__name__ if dtype is None else f"an array of {dtype}"
+        raise TypeError(f"key: got {got}; it must be one key, as from jax.random.key(0)")
+    if key.shape:
+        raise ValueError(f"key: got {key.shape} keys; it must be one, as from jax.random.split")
+    return key
 
 
 def varying_axes(x: Any) -> frozenset[str]:
@@ -195,17 +271,23 @@ def summed_type(dtype: Any, x: jax.Array, ndim: int) -> ArrayType:
 
 def hashable_precision(precision: Any) -> Any:
     """A precision as lax takes it, checked and fit to be a static option."""
-    if isinstance(precision, list):
-        precision = tuple(precision)
-    parts = precision if isinstance(precision, tuple) else (precision,)
+    if precision is None:
+        return None
     presets = getattr(jax.lax, "DotAlgorithmPreset", jax.lax.Precision)
+    if isinstance(precision, presets | jax.lax.DotAlgorithm):
+        return precision
+    pair = isinstance(precision, tuple | list)
+    parts = precision if pair else (precision,)
     try:
+        if pair and len(parts) != 2:
+            raise ValueError("lax takes pairs")
         for part in parts:
-            if part is not None and not isinstance(part, presets | jax.lax.DotAlgorithm):
-                jax.lax.Precision(part)
+            if not isinstance(part, str | jax.lax.Precision):  # lax's enumeration takes ints too
+                raise TypeError("lax takes names")
+            jax.lax.Precision(part)
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"precision: got {precision!r}; it must be None, 'default', 'high', 'highest', a "
             "jax.lax.Precision, or a pair of them"
         ) from error
-    return precision
+    return tuple(precision) if pair else precision

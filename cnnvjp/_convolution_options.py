@@ -1,5 +1,6 @@
 """What the three convolution operations check before they compute."""
 
+import contextlib
 import dataclasses
 import math
 import operator
@@ -8,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cnnvjp._arguments import FLOATS, flag_option, hashable_precision, operands
 from cnnvjp._geometry import (
@@ -43,17 +45,25 @@ def make_options(
     """Checks the options that need no geometry."""
     dtype = x.dtype
     if preferred_element_type is not None:
-        dtype = jnp.dtype(preferred_element_type)
-        floating = jnp.issubdtype(x.dtype, jnp.floating)
-        if not (dtype in FLOATS if floating else dtype.kind == x.dtype.kind):
-            signed = "a signed" if x.dtype.kind == "i" else "an unsigned"
-            fitting = "float16, bfloat16, float32 or float64"
-            fitting = fitting if floating else f"{signed} integer dtype"
-            raise TypeError(
-                f"preferred_element_type: got {dtype} for arrays of {x.dtype}; it must be {fitting}"
-            )
+        dtype = _output_dtype(x.dtype, preferred_element_type)
     return Options(
         groups, flag_option("flip_kernel", flip_kernel), hashable_precision(precision), dtype
+    )
+
+
+def _output_dtype(dtype: Any, preferred: Any) -> Any:
+    """The dtype asked for, of the kind of the arrays': floating, signed or unsigned."""
+    chosen = None
+    if not isinstance(preferred, jax.Array | np.ndarray):
+        with contextlib.suppress(TypeError):
+            chosen = jnp.dtype(preferred)
+    if chosen is not None and (chosen in FLOATS if dtype in FLOATS else chosen.kind == dtype.kind):
+        return chosen
+    fitting = "float16, bfloat16, float32 or float64"
+    if dtype not in FLOATS:
+        fitting = f"{'a signed' if dtype.kind == 'i' else 'an unsigned'} integer dtype"
+    raise TypeError(
+        f"preferred_element_type: got {preferred!r} for arrays of {dtype}; it must be {fitting}"
     )
 
 
@@ -99,18 +109,19 @@ def check_channels(x: jax.Array, w: jax.Array, groups: int) -> None:
         )
 
 
-def check_bias(b: Any, x: jax.Array, y: jax.Array, ndim: int) -> jax.Array:
-    """A bias for `y`, the convolution of `x`: tied (C,) or untied (*out_spatial, C).
+def check_bias(b: Any, out: jax.Array, ndim: int, **maps: Any) -> jax.Array:
+    """A bias for `out`, what became of maps: tied (C,) or untied (*out_spatial, C).
 
-    It has x's dtype, which need not be y's.
+    It has the maps' dtype, which need not be out's.
     """
+    ((_, x),) = maps.items()
     if not hasattr(b, "dtype"):
         raise TypeError(f"b: got {type(b).__name__}; it must be an array of {x.dtype}")
-    _, b = operands(integers=True, x=x, b=b)
-    if b.shape not in (y.shape[-1:], y.shape[-1 - ndim :]):
+    _, b = operands(integers=True, **maps, b=b)
+    if b.shape not in (out.shape[-1:], out.shape[-1 - ndim :]):
         raise ValueError(
-            f"b: got the shape {b.shape}; it must be tied, {y.shape[-1:]}, or untied, "
-            f"{y.shape[-1 - ndim :]}"
+            f"b: got the shape {b.shape}; it must be tied, {out.shape[-1:]}, or untied, "
+            f"{out.shape[-1 - ndim :]}"
         )
     return b
 

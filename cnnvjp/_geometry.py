@@ -22,8 +22,10 @@ Pair = tuple[int, int]
 PerAxis = int | Sequence[int]
 Padding = str | int | Sequence[int] | Sequence[Pair]
 
-_NAMED_PADDINGS = ("VALID", "SAME", "SAME_LOWER", "FULL")
+_SAME = ("SAME", "SAME_LOWER")
+_NAMED_PADDINGS = ("VALID", *_SAME, "FULL")
 _LARGEST_NDIM = 3
+_LARGEST_INT = 2**31 - 1  # of any option: positions stay far below what 64 bits count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +142,7 @@ def make_window(
     dilations = per_axis("dilation", dilation, ndim)
     if min(input_size) < 1:
         raise ValueError(f"x: got the spatial size {input_size}; every axis needs a position")
-    if ceil_mode and isinstance(padding, str) and padding.startswith("SAME"):
+    if ceil_mode and isinstance(padding, str) and padding in _SAME:
         raise ValueError(
             f"ceil_mode: got True with padding={padding!r}, which fixes the output's size already; "
             "give the padding in numbers, or ceil_mode=False"
@@ -186,7 +188,7 @@ def forward_input_size(
     ndim = len(size)
     strides = per_axis("stride", stride, ndim)
     dilations = per_axis("dilation", dilation, ndim)
-    same = isinstance(padding, str) and padding.startswith("SAME")
+    same = isinstance(padding, str) and padding in _SAME
     candidates = []
     for axis, (o, k, s, d) in enumerate(zip(output_size, size, strides, dilations, strict=True)):
         extent = d * (k - 1) + 1
@@ -263,17 +265,21 @@ def numeric_padding(
         names: what the caller accepts besides, for the message.
     """
     both_sides = _entries(padding, ndim)
+    pairs: list[tuple[int, ...] | None] = [None]
     if both_sides is not None:
-        return tuple((p, p) for p in both_sides)
-    if is_sequence(padding) and len(padding) == ndim:
+        pairs = [(p, p) for p in both_sides]
+    elif is_sequence(padding) and len(padding) == ndim:
         pairs = [_entries(pair, 2) if is_sequence(pair) else None for pair in padding]
-        if None not in pairs:
-            return tuple((pair[0], pair[1]) for pair in pairs if pair is not None)
-    named = f"one of {', '.join(names)}, " if names else ""
-    raise ValueError(
-        f"padding: got {padding!r}; it must be {named}an int, a sequence of {ndim} ints, or of "
-        f"{ndim} pairs (before, after)"
-    )
+    found = tuple((pair[0], pair[1]) for pair in pairs if pair is not None)
+    if len(found) < len(pairs):
+        named = f"one of {', '.join(names)}, " if names else ""
+        raise ValueError(
+            f"padding: got {padding!r}; it must be {named}an int, a sequence of {ndim} ints, or of "
+            f"{ndim} pairs (before, after){static_hint(padding)}"
+        )
+    if max(abs(p) for pair in found for p in pair) > _LARGEST_INT:
+        raise ValueError(f"padding: got {padding!r}; it must be at most {_LARGEST_INT} on a side")
+    return found
 
 
 def static_hint(value: Any) -> str:
@@ -291,6 +297,8 @@ def per_axis(name: str, value: PerAxis, ndim: int, *, minimum: int = 1) -> tuple
             f"{name}: got {value!r}; it must be an int or a sequence of {ndim} ints, "
             f"each at least {minimum}{static_hint(value)}"
         )
+    if max(entries) > _LARGEST_INT:
+        raise ValueError(f"{name}: got {value!r}; it must be at most {_LARGEST_INT}")
     return entries
 
 
@@ -301,11 +309,15 @@ def spatial_rank(spatial_ndim: int | None, **options: object) -> int:
         spatial_ndim: what the caller asked for, or None.
         **options: options by name; those that are sequences have D entries.
     """
-    lengths: dict[str, int | None] = {
-        name: len(value) for name, value in options.items() if is_sequence(value)
-    }
+    lengths = {name: len(value) for name, value in options.items() if is_sequence(value)}
     if spatial_ndim is not None:
-        lengths["spatial_ndim"] = _index(spatial_ndim)
+        asked = int_or_none(spatial_ndim)
+        if asked is None:
+            raise ValueError(
+                f"spatial_ndim: got {spatial_ndim!r}; it must be 1, 2 or 3"
+                f"{static_hint(spatial_ndim)}"
+            )
+        lengths["spatial_ndim"] = asked
     ndims = set(lengths.values()) or {2}
     if len(ndims) > 1:
         described = ", ".join(f"{name} for {length}" for name, length in lengths.items())
@@ -314,7 +326,7 @@ def spatial_rank(spatial_ndim: int | None, **options: object) -> int:
             f"({described}); give each the same number of entries"
         )
     (ndim,) = ndims
-    if ndim is None or not 1 <= ndim <= _LARGEST_NDIM:
+    if not 1 <= ndim <= _LARGEST_NDIM:
         name = next(iter(lengths))
         raise ValueError(f"{name}: got {ndim!r} spatial axes; 1, 2 and 3 are supported")
     return ndim
@@ -340,17 +352,20 @@ def occupied_size(shape: tuple[int, ...], ndim: int, *, argument: str = "x") -> 
 
 def is_sequence(value: object) -> TypeGuard[Sequence[Any]]:
     """Whether an option gives each axis its own entry."""
-    return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
 
 
 def _entries(value: object, count: int) -> tuple[int, ...] | None:
     """`count` ints, from one int or a sequence of them, and None from anything else."""
-    found = tuple(_index(v) for v in value) if is_sequence(value) else (_index(value),) * count
+    values = value if is_sequence(value) else (value,) * count
+    found = tuple(int_or_none(entry) for entry in values)
     ints = tuple(entry for entry in found if entry is not None)
     return ints if len(found) == len(ints) == count else None
 
 
-def _index(value: Any) -> int | None:
+def int_or_none(value: Any) -> int | None:
     """An int as such, numpy's included, and None for anything else, bool included."""
     if isinstance(value, bool | np.bool_):
         return None

@@ -151,6 +151,7 @@ def _convolve(
     widening = result != dtype
     if widening and not _TRANSPOSES_WIDENING:
         dtype = result
+    x, padding = _around_faults(x, w, padding, upsampling, layout)
     y = lax.conv_general_dilated(
         x.astype(dtype), w.astype(dtype), stride, padding, upsampling, dilation, layout,
         precision=precision,
@@ -161,6 +162,31 @@ def _convolve(
         **groups,
     )  # fmt: skip
     return y.astype(out.dtype)
+
+
+def _around_faults(
+    x: jax.Array,
+    w: jax.Array,
+    padding: tuple[Pair, ...],
+    upsampling: tuple[int, ...],
+    layout: lax.ConvDimensionNumbers,
+) -> tuple[jax.Array, tuple[Pair, ...]]:
+    """Pads x itself where XLA:CPU would not do it well; returns the padding that is left."""
+    image = [x.shape[axis] for axis in layout.lhs_spec[2:]]
+    kernel = [w.shape[axis] for axis in layout.rhs_spec[2:]]
+    covered = any(k > n for k, n in zip(kernel, image, strict=True))
+    edges, rest = [(0, 0, 0)] * x.ndim, list(padding)
+    for i, axis in enumerate(layout.lhs_spec[2:]):
+        before, after = padding[i]
+        if upsampling[i] == 1 and before < 0 < after:
+            # Before JAX 0.12, float32 planes are read beyond their end.
+            edges[axis], rest[i] = (before, after, 0), (0, 0)
+        elif covered and upsampling[i] == kernel[i] == 2 and before == after == 0:
+            # XLA exchanges x and w, but not along this axis, and ends the process.
+            edges[axis], rest[i] = (0, 1, 0), (0, -2)
+    if not any(map(any, edges)):
+        return x, padding
+    return lax.pad(x, lax.full_like(x, 0, shape=()), edges), tuple(rest)
 
 
 def contract(

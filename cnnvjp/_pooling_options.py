@@ -1,7 +1,6 @@
 """What the pooling operations check before they compute."""
 
 import math
-from typing import Any
 
 import jax
 import numpy as np
@@ -61,17 +60,10 @@ def pooling_window(
     return window
 
 
-def check_indexable(argument: str, size: tuple[int, ...]) -> None:
-    """Checks that int32 can count the positions of a spatial plane."""
+def check_indexable(argument: str, size: tuple[int, ...], remedy: str) -> None:
+    """Checks that int32 can count the positions of a spatial plane or a window."""
     if math.prod(size) > _LARGEST_INDEX:
         raise ValueError(
             f"{argument}: got a plane of {' × '.join(map(str, size))} = {math.prod(size)} "
-            f"positions; an int32 argmax tells at most {_LARGEST_INDEX} of them apart"
+            f"positions, of which an int32 index tells at most {_LARGEST_INDEX} apart; {remedy}"
         )
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """An option that must be one of a few names."""
-    if value not in choices:
-        raise ValueError(f"{name}: got {value!r}; it must be {' or '.join(map(repr, choices))}")
-    return value

@@ -24,11 +24,13 @@ from cnnvjp._arguments import primal_type
 from cnnvjp._geometry import Window
 
 _MOST_TERMS = 64
+_LARGEST_TILE = 2**16  # pixels, which are numbered in the compiled program
 
 
 def fit(window: Window) -> bool:
     """Whether the window's input can be taken tile by tile."""
-    return set(window.dilation) == {1} and math.prod(_overlaps(window)) <= _MOST_TERMS
+    small = math.prod(window.stride) <= max(window.taps, _LARGEST_TILE)
+    return set(window.dilation) == {1} and small and math.prod(_overlaps(window)) <= _MOST_TERMS
 
 
 def combined(

@@ -240,7 +240,7 @@ def _prelu_fwd(x: jax.Array, slope: jax.Array) -> Any:
 def _prelu_bwd(residuals: Any, dy: jax.Array) -> Any:
     x, slope = residuals
     dx = _leaking(dy, x > 0, broadcast_to(widened(slope), dy))  # [H] 8.53
-    dslope = sum_shared(widened(dy) * widened(jnp.where(x > 0, 0, x)), slope)
+    dslope = sum_shared(jnp.where(x > 0, 0, widened(dy) * widened(x)), slope)
     return dx, dslope
 
 

@@ -14,6 +14,7 @@ import jax
 from cnnvjp._arguments import (
     ArrayType,
     accumulator,
+    choice_option,
     hashable_precision,
     operands,
     primal_type,
@@ -23,6 +24,8 @@ from cnnvjp._broadcasting import broadcast_to, check_suffix, sum_shared
 from cnnvjp._geometry import is_sequence, per_axis, spatial_rank, spatial_size
 from cnnvjp._lowering import contract
 from cnnvjp._rules import call
+
+_ORDERS = ("row", "column")
 
 # ------------------------------------------------------------------------------------------
 # add_bias
@@ -243,7 +246,7 @@ def flatten(x: jax.Array, *, order: str = "row", spatial_ndim: int | None = None
     Source: [H] 8.26; [B], "Backward Pass".
     """
     (x,) = operands(integers=True, x=x)
-    _check_order(order)
+    order = choice_option("order", order, _ORDERS)
     ndim = spatial_rank(spatial_ndim)
     spatial_size(x.shape, ndim)
     return call(_flatten, x, x.shape[-1 - ndim :], order)
@@ -291,7 +294,7 @@ def unflatten(v: jax.Array, shape: Sequence[int], *, order: str = "row") -> jax.
     Source: [B], "Backward Pass"; [H] 8.26.
     """
     (v,) = operands(integers=True, v=v)
-    _check_order(order)
+    order = choice_option("order", order, _ORDERS)
     if not is_sequence(shape) or len(shape) not in (2, 3, 4):
         raise ValueError(f"shape: got {shape!r}; it must be (*spatial, C) with 1 to 3 spatial axes")
     shape = per_axis("shape", shape, len(shape))
@@ -331,8 +334,3 @@ def _to_maps(v: jax.Array, shape: tuple[int, ...], order: str) -> jax.Array:
         return v.reshape(*batch, *shape)
     x = v.reshape(*batch, *reversed(shape))
     return x.transpose(*range(len(batch)), *reversed(range(len(batch), x.ndim)))
-
-
-def _check_order(order: str) -> None:
-    if order not in ("row", "column"):
-        raise ValueError(f"order: got {order!r}; it must be 'row' or 'column'")

@@ -88,7 +88,7 @@ def batch_norm(
     check_channels(x, gamma=gamma, beta=beta)
     eps = number_option("eps", eps, low=0)
     axes = _mapped_axes(axis_name)
-    positions = math.prod(x.shape[:-1]) * lax.psum(1, axes)
+    positions = float(math.prod(x.shape[:-1]) * lax.psum(1, axes))  # int32 may not hold them
     if positions == 0:
         raise ValueError(f"x: got the shape {x.shape}; without a position it has no mean")
     mean = _all_devices(call(_share_of_mean, x, positions), axes)
@@ -101,15 +101,15 @@ def batch_norm(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _share_of_mean(x: jax.Array, positions: int) -> jax.Array:
+def _share_of_mean(x: jax.Array, positions: float) -> jax.Array:
     return _sum_positions(widened(x)) / positions
 
 
-def _share_of_mean_fwd(x: jax.Array, positions: int) -> Any:
+def _share_of_mean_fwd(x: jax.Array, positions: float) -> Any:
     return _sum_positions(widened(x)) / positions, x  # x for its shape and dtype
 
 
-def _share_of_mean_bwd(positions: int, x: jax.Array, dmean: jax.Array) -> Any:
+def _share_of_mean_bwd(positions: float, x: jax.Array, dmean: jax.Array) -> Any:
     out = primal_type(x)
     share = (dmean / positions).astype(out.dtype)
     dx = lax.broadcast_in_dim(share, x.shape, (x.ndim - 1,), out_sharding=out.sharding)
@@ -120,19 +120,19 @@ _share_of_mean.defvjp(_share_of_mean_fwd, _share_of_mean_bwd)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _share_of_variance(x: jax.Array, mean: jax.Array, positions: int) -> jax.Array:
+def _share_of_variance(x: jax.Array, mean: jax.Array, positions: float) -> jax.Array:
     return _mean_square_deviation(x, mean, positions)
 
 
-def _mean_square_deviation(x: jax.Array, mean: jax.Array, positions: int) -> jax.Array:
+def _mean_square_deviation(x: jax.Array, mean: jax.Array, positions: float) -> jax.Array:
     return _sum_positions((widened(x) - broadcast_to(mean, x)) ** 2) / positions
 
 
-def _share_of_variance_fwd(x: jax.Array, mean: jax.Array, positions: int) -> Any:
+def _share_of_variance_fwd(x: jax.Array, mean: jax.Array, positions: float) -> Any:
     return _mean_square_deviation(x, mean, positions), (x, mean)
 
 
-def _share_of_variance_bwd(positions: int, residuals: Any, dvar: jax.Array) -> Any:
+def _share_of_variance_bwd(positions: float, residuals: Any, dvar: jax.Array) -> Any:
     x, mean = residuals
     dx = broadcast_to(dvar, x) * 2 * (widened(x) - broadcast_to(mean, x)) / positions
     return dx.astype(x.dtype), None  # deviations from the mean sum to 0, over all devices
@@ -144,7 +144,7 @@ _share_of_variance.defvjp(_share_of_variance_fwd, _share_of_variance_bwd)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
 def _batch_norm(
     x: jax.Array, gamma: jax.Array, beta: jax.Array, mean: jax.Array, var: jax.Array,
-    eps: float, axes: Axes, positions: int,
+    eps: float, axes: Axes, positions: float,
 ) -> jax.Array:  # fmt: skip
     return _normalized_by(x, gamma, beta, mean, lax.rsqrt(var + eps))
 
@@ -158,14 +158,14 @@ def _normalized_by(
 
 def _batch_norm_fwd(
     x: jax.Array, gamma: jax.Array, beta: jax.Array, mean: jax.Array, var: jax.Array,
-    eps: float, axes: Axes, positions: int,
+    eps: float, axes: Axes, positions: float,
 ) -> Any:  # fmt: skip
     rstd = lax.rsqrt(var + eps)
     y = _normalized_by(x, gamma, beta, mean, rstd)
     return y, (x, gamma, mean, rstd)  # xhat anew from x, which is smaller in 16 bits
 
 
-def _batch_norm_bwd(eps: float, axes: Axes, positions: int, residuals: Any, dy: jax.Array) -> Any:
+def _batch_norm_bwd(eps: float, axes: Axes, positions: float, residuals: Any, dy: jax.Array) -> Any:
     x, gamma, mean, rstd = residuals
     rstd = broadcast_to(rstd, x)
     xhat = normalized(x, broadcast_to(mean, x), rstd)
@@ -206,6 +206,8 @@ def _mapped_axes(axis_name: Hashable | Axes | None) -> Axes:
                 f"axis_name: got {axis_name!r}; it must name axes that jax.vmap, jax.pmap or "
                 f"jax.shard_map maps around this call, and {name!r} is not one"
             ) from error
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"axis_name: got {axis_name!r}; it must name each axis once")
     return axes
 
 

@@ -198,7 +198,7 @@ def conv(
     check_channels(x, w, groups)
     options = make_options(x, groups, flip_kernel, precision, preferred_element_type)
     y = on_one_batch_axis(lambda x: call(_conv, x, w, window, options), ndim, x=x)
-    return y if b is None else bias_added(y, check_bias(b, x, y, ndim))
+    return y if b is None else bias_added(y, check_bias(b, y, ndim, x=x))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -299,7 +299,7 @@ def conv_transpose(
     window = make_window(input_size, w.shape[:-2], stride, padding, dilation)
     options = make_options(y, groups, flip_kernel, precision, preferred_element_type)
     x = on_one_batch_axis(lambda y: call(_conv_transpose, y, w, window, options), ndim, y=y)
-    return x if b is None else bias_added(x, check_bias(b, y, x, ndim))
+    return x if b is None else bias_added(x, check_bias(b, x, ndim, y=y))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

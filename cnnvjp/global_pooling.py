@@ -20,6 +20,7 @@ from jax import lax
 
 from cnnvjp._arguments import accumulator, operands
 from cnnvjp._geometry import PerAxis, occupied_size, per_axis, spatial_rank
+from cnnvjp._pooling_options import check_indexable
 from cnnvjp._rules import call
 
 # ------------------------------------------------------------------------------------------
@@ -44,7 +45,7 @@ def global_max_pool(x: jax.Array, *, spatial_ndim: int | None = None) -> jax.Arr
 
     Raises:
         TypeError: if x is not an array of a supported dtype.
-        ValueError: if x has too few axes or an empty one.
+        ValueError: if x has too few axes, an empty one, or more positions than int32 counts.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -58,7 +59,9 @@ def global_max_pool(x: jax.Array, *, spatial_ndim: int | None = None) -> jax.Arr
     Source: [H] 8.24 with the window as large as the map; [J], "Pooling Layer".
     """
     (x,) = operands(integers=True, x=x)
-    return call(_global_max_pool, x, occupied_size(x.shape, spatial_rank(spatial_ndim)))
+    size = occupied_size(x.shape, spatial_rank(spatial_ndim))
+    check_indexable("x", size, "adaptive_max_pool(x, 1) looks for winners axis by axis")
+    return call(_global_max_pool, x, size)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -141,7 +144,7 @@ def _global_avg_pool(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
 def _mean_of_map(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
     spatial = tuple(range(x.ndim - 1 - len(size), x.ndim - 1))
     total = jnp.sum(x, spatial, dtype=accumulator(x.dtype))
-    return (total / math.prod(size)).astype(x.dtype)
+    return (total / _count(size)).astype(x.dtype)
 
 
 def _global_avg_pool_fwd(x: jax.Array, size: tuple[int, ...]) -> Any:
@@ -149,12 +152,17 @@ def _global_avg_pool_fwd(x: jax.Array, size: tuple[int, ...]) -> Any:
 
 
 def _global_avg_pool_bwd(size: tuple[int, ...], _: Any, dy: jax.Array) -> Any:
-    portion = (dy.astype(accumulator(dy.dtype)) / math.prod(size)).astype(dy.dtype)
+    portion = (dy.astype(accumulator(dy.dtype)) / _count(size)).astype(dy.dtype)
     dx = _repeated(portion, size)  # "assigned to the whole pooling block" ([J])
     return (dx,)
 
 
 _global_avg_pool.defvjp(_global_avg_pool_fwd, _global_avg_pool_bwd)
+
+
+def _count(size: tuple[int, ...]) -> float:
+    """The number of positions, as a float: an int may be more than int32 holds."""
+    return float(math.prod(size))
 
 
 def _repeated(y: jax.Array, size: tuple[int, ...]) -> jax.Array:

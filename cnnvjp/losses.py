@@ -12,7 +12,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnvjp._arguments import axes_option, integer_operand, operands, unify_varying, widened
+from cnnvjp._arguments import (
+    axes_option,
+    integer_operand,
+    is_integer,
+    number_operand,
+    operands,
+    unify_varying,
+    widened,
+)
 from cnnvjp._rules import call
 
 # ------------------------------------------------------------------------------------------
@@ -126,8 +134,8 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array | int) -> jax.Arr
     if logits.ndim < 1 or logits.shape[-1] == 0:
         raise ValueError(f"logits: got the shape {logits.shape}; it must be (..., K) with K ≥ 1")
     if isinstance(labels, int) and not isinstance(labels, bool):
-        labels = jnp.asarray(labels, jnp.int32)
-    if jnp.issubdtype(getattr(labels, "dtype", logits.dtype), jnp.integer):
+        labels = number_operand("labels", labels, jnp.dtype("int32"))
+    if is_integer(getattr(labels, "dtype", None)):
         labels = integer_operand("labels", labels)
         _check_labels(labels, logits.shape[:-1], logits)
         if labels.dtype.itemsize < 4:  # there may be more classes than it can count

@@ -11,6 +11,11 @@ def _names_nothing(*_: Any, **__: Any) -> dict[str, jax.Array]:
     raise ValueError("intermediates: this model names no values; build it by Model.named")
 
 
+def _check_function(name: str, value: Any) -> None:
+    if not callable(value):
+        raise TypeError(f"{name}: got {value!r}; it must be a function")
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """A network as pure functions; its parameters and its state are kept by the caller.
@@ -55,6 +60,10 @@ class Model:
     apply: Callable[..., tuple[jax.Array, Any]]
     intermediates: Callable[..., dict[str, jax.Array]] = _names_nothing
 
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_function(field.name, getattr(self, field.name))
+
     @staticmethod
     def named(
         init: Callable[..., tuple[Any, Any]], forward: Callable[..., tuple[jax.Array, Any]]
@@ -71,8 +80,8 @@ class Model:
             The `Model` whose `apply` and `intermediates` both run `forward`.
 
         Raises:
-            TypeError: (from apply) for perturbations that are not a dict of arrays of the dtype of
-                the values that they perturb.
+            TypeError: for what is not a function; (from apply) for perturbations that are not a
+                dict of arrays of the dtype of the values that they perturb.
             ValueError: (from apply) for a perturbation of an unknown name or of another shape.
 
         Example:
@@ -86,6 +95,7 @@ class Model:
 
         Source: [H] 8.28–8.29.
         """
+        _check_function("forward", forward)
 
         def apply(
             params: Any,

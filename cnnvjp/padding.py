@@ -1,14 +1,13 @@
 """Padding: images extended beyond their edges, or cropped."""
 
 import functools
-import numbers
 from typing import Any
 
 import jax
 import numpy as np
 from jax import lax
 
-from cnnvjp._arguments import operands
+from cnnvjp._arguments import choice_option, operands
 from cnnvjp._geometry import Padding, Pair, numeric_padding, occupied_size, spatial_rank
 from cnnvjp._rules import call
 from cnnvjp._sparse import SparseMatrix, along_axes, transposes
@@ -67,8 +66,7 @@ def pad(
 
     Source: [H] 8.16–8.17; [B], "Backpropagation through 2D Convolution".
     """
-    if mode not in _MODES:
-        raise ValueError(f"mode: got {mode!r}; it must be one of {', '.join(_MODES)}")
+    mode = choice_option("mode", mode, _MODES)
     x, constant = _with_value(x, value)
     ndim = spatial_rank(spatial_ndim, padding=padding)
     pairs = numeric_padding(padding, ndim)
@@ -152,14 +150,10 @@ def _copies(n: int, before: int, after: int, mode: str) -> SparseMatrix:
 
 def _with_value(x: jax.Array, value: Any) -> tuple[jax.Array, jax.Array]:
     """`x` and `value` as arrays of x's dtype."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    number = value.item() if isinstance(value, np.number) else value  # NumPy's as Python's
+    if isinstance(number, bool) or not isinstance(number, int | float):
         raise TypeError(f"value: got {type(value).__name__}; it must be a number")
-    number = getattr(value, "item", lambda: value)()  # a NumPy number as Python's
-    try:
-        with np.errstate(over="raise"):
-            x, constant = operands(integers=True, x=x, value=number)
-    except (OverflowError, FloatingPointError) as error:
-        raise ValueError(f"value: got {value!r}, which {x.dtype} cannot hold") from error
+    x, constant = operands(integers=True, x=x, value=number)
     return x, constant
 
 

@@ -13,9 +13,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnvjp._arguments import accumulator, flag_option, integer_operand, operands, unify_varying
+from cnnvjp._arguments import (
+    accumulator,
+    choice_option,
+    flag_option,
+    integer_operand,
+    operands,
+    unify_varying,
+)
 from cnnvjp._geometry import Padding, PerAxis, Window, occupied_size, per_axis, spatial_rank
-from cnnvjp._pooling_options import check_choice, check_indexable, pooling_window
+from cnnvjp._pooling_options import check_indexable, pooling_window
 from cnnvjp._routing import flat_index, mean_of_winners, route, share, strongest
 from cnnvjp._rules import call
 
@@ -152,10 +159,12 @@ def min_pool(
 def _checked_pool(
     x: jax.Array, window: Window, largest: bool, ties: str, return_argmax: bool
 ) -> Any:
-    check_choice("ties", ties, ("first", "split"))
+    ties = choice_option("ties", ties, ("first", "split"))
+    return_argmax = flag_option("return_argmax", return_argmax)
     if return_argmax:
-        check_indexable("return_argmax", window.input_size)
-    return call(_winner_pool, x, window, largest, ties, flag_option("return_argmax", return_argmax))
+        check_indexable("return_argmax", window.input_size, "pool parts of x, or without it")
+    check_indexable("window", window.size, "pool along one axis after another")
+    return call(_winner_pool, x, window, largest, ties, return_argmax)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
@@ -249,7 +258,7 @@ def max_unpool(
     if argmax.shape != y.shape:
         raise ValueError(f"argmax: got the shape {argmax.shape}; it must be that of y, {y.shape}")
     size = per_axis("output_size", output_size, ndim)
-    check_indexable("output_size", size)
+    check_indexable("output_size", size, "unpool parts of y")
     y, argmax = unify_varying(y, argmax)
     return call(_max_unpool, y, argmax, size)
 

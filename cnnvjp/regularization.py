@@ -11,6 +11,7 @@ import numpy as np
 from cnnvjp._arguments import (
     accumulator,
     axes_option,
+    key_operand,
     number_option,
     operands,
     unify_varying,
@@ -62,7 +63,7 @@ def dropout(
     Source: Srivastava et al., "Dropout" (2014); [B], "We Use Advanced Techniques".
     """
     (x,) = operands(x=x)
-    key = _check_key(key)
+    key = key_operand(key)
     rate = number_option("rate", rate, low=0, high=1)
     shared = axes_option("broadcast_axes", broadcast_axes, x)
     if rate == 0:
@@ -92,25 +93,6 @@ def _dropout_bwd(rate: float, kept: jax.Array, dy: jax.Array) -> Any:
 
 
 _dropout.defvjp(_dropout_fwd, _dropout_bwd)
-
-
-def _check_key(key: Any) -> jax.Array:
-    """One key of either kind, as `jax.random.key` makes it."""
-    dtype = getattr(key, "dtype", None)
-    if dtype == np.uint32 and key.ndim:  # the older kind shows its words as a last axis
-        try:
-            key = jax.random.wrap_key_data(jnp.asarray(key))
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"key: got the shape {key.shape} of uint32; it must be one key, as from "
-                "jax.random.key(0)"
-            ) from error
-    elif dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        got = type(key).__name__ if dtype is None else f"an array of {dtype}"
-        raise TypeError(f"key: got {got}; it must be one key, as from jax.random.key(0)")
-    if key.shape:
-        raise ValueError(f"key: got {key.shape} keys; it must be one, as from jax.random.split")
-    return key
 
 
 # ------------------------------------------------------------------------------------------

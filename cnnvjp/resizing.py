@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from cnnvjp._arguments import flag_option, operands
+from cnnvjp._arguments import choice_option, flag_option, operands
 from cnnvjp._geometry import PerAxis, occupied_size, per_axis, spatial_rank
 from cnnvjp._interpolation import COPYING_METHODS, METHODS, Interpolation, interpolation_matrix
 from cnnvjp._rules import call
@@ -108,8 +108,9 @@ def _matrices(
 
 
 def _check_method(method: str, align_corners: bool, antialias: bool) -> Interpolation:
-    if method not in METHODS:
-        raise ValueError(f"method: got {method!r}; it must be one of {', '.join(METHODS)}")
+    method = choice_option("method", method, METHODS)
+    align_corners = flag_option("align_corners", align_corners)
+    antialias = flag_option("antialias", antialias)
     for name, value in (("align_corners", align_corners), ("antialias", antialias)):
         if value and method in COPYING_METHODS:
             raise ValueError(
@@ -120,6 +121,4 @@ def _check_method(method: str, align_corners: bool, antialias: bool) -> Interpol
         raise ValueError(
             "antialias: got True with align_corners=True; at most one of them may be True"
         )
-    return Interpolation(
-        method, flag_option("align_corners", align_corners), flag_option("antialias", antialias)
-    )
+    return Interpolation(method, align_corners, antialias)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import erfc
 
-from cnnvjp._arguments import operands, widened
+from cnnvjp._arguments import flag_option, operands, widened
 from cnnvjp._rules import call
 
 
@@ -299,8 +299,7 @@ def gelu(x: jax.Array, approximate: bool = True) -> jax.Array:
         y, of x's shape and dtype.
 
     Raises:
-        TypeError: if x is not a floating array.
-        ValueError: if approximate is not a bool.
+        TypeError: if x is not a floating array, or approximate not a bool.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -313,9 +312,7 @@ def gelu(x: jax.Array, approximate: bool = True) -> jax.Array:
     Source: [H] 8.49–8.53; the function is that of Hendrycks and Gimpel (2016).
     """
     (x,) = operands(x=x)
-    if not isinstance(approximate, bool):
-        raise ValueError(f"approximate: got {approximate!r}; it must be True or False")
-    return call(_gelu, x, approximate)
+    return call(_gelu, x, flag_option("approximate", approximate))
 
 
 def _gelu_gate(approximate: bool) -> Gate:

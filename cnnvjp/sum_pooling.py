@@ -7,8 +7,6 @@ operation" ([B], "Backpropagation through Pooling: Summary"). What picks a winne
 """
 
 import functools
-import math
-import numbers
 from typing import Any
 
 import jax
@@ -18,7 +16,7 @@ from jax import lax
 
 from cnnvjp import _cpu as cpu
 from cnnvjp import _tiles as tiles
-from cnnvjp._arguments import ArrayType, accumulator, flag_option, operands
+from cnnvjp._arguments import ArrayType, accumulator, flag_option, number_option, operands
 from cnnvjp._geometry import Padding, PerAxis, Window
 from cnnvjp._lowering import fastest
 from cnnvjp._pooling_options import pooling_window
@@ -369,11 +367,10 @@ def _signed_power(x: jax.Array, p: float) -> jax.Array:
 
 
 def _exponent(p: Any) -> float:
-    number = math.nan if isinstance(p, bool) or not isinstance(p, numbers.Real) else float(p)
-    if not 1 <= number < math.inf:
-        raise ValueError(
-            f"p: got {p!r}; it must be a Python number of at least 1 (p = ∞ is max_pool of |x|)"
-        )
+    try:
+        number = number_option("p", p, low=1)
+    except ValueError as error:
+        raise ValueError(f"{error} (p = ∞ is max_pool of |x|)") from None
     return int(number) if number.is_integer() else number
 
 

@@ -1,6 +1,7 @@
 """Training: a state that is passed along, and compiled functions from one to the next."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cnnvjp._arguments import FLOATS, accumulator
+from cnnvjp._arguments import FLOATS, accumulator, key_operand
 from cnnvjp.model import Model
 
 Batch = tuple[Any, Any]
@@ -64,13 +65,9 @@ def create(
 
     Source: [H], "Gradient Calculation"; the optimizers are those of Optax.
     """
-    _check_key(key)
-    for name, value, needed in (("model", model, "apply"), ("optimizer", optimizer, "update")):
-        if not (hasattr(value, "init") and hasattr(value, needed)):
-            called = ": call it first" if callable(value) else ""
-            raise TypeError(
-                f"{name}: got {value!r}; it must have the functions init and {needed}{called}"
-            )
+    key_operand(key)
+    _check_has("model", model, "init", "apply")
+    _check_has("optimizer", optimizer, "init", "update")
     params, state = model.init(key, input_shape)
     train_state = TrainState(jnp.zeros((), jnp.int32), params, state, optimizer.init(params))
     # A step overwrites what it is given. Models may hand out arrays that they keep (designed
@@ -113,8 +110,9 @@ def make_train_step(
         The step. `x` is (N, *input_shape), `t` what the loss takes, with N entries.
 
     Raises:
-        TypeError: for a mesh that is not a Mesh; (from the step) for a batch that is not a pair of
-            arrays, or a loss that is not floating.
+        TypeError: for a model, loss, optimizer or mesh that is none; (from the step) for a train
+            state or key that is none, a batch that is not a pair of arrays, or a loss that is not
+            floating.
         ValueError: (from the step) for an empty batch, a loss that is not given per example,
             or N that the devices cannot divide.
 
@@ -133,6 +131,9 @@ def make_train_step(
 
     Source: [GBC] on gradients for convolutional networks; [H], "Gradient Calculation".
     """
+    _check_has("model", model, "init", "apply")
+    _check_loss(loss)
+    _check_has("optimizer", optimizer, "init", "update")
 
     def mean_loss(params: Any, state: Any, batch: Batch, key: jax.Array) -> Any:
         x, t = batch
@@ -140,8 +141,9 @@ def make_train_step(
         return _mean_loss(loss, y, t), (y, state)
 
     def step(train_state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        _check_train_state(train_state)
         _check_batch(batch)
-        _check_key(key)
+        key_operand(key)
         step, params, state, opt_state = train_state
         step_key = jax.random.fold_in(key, step)
         value_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
@@ -188,8 +190,11 @@ def make_eval_step(
 
     Source: [H], "Hierarchical Template Matching".
     """
+    _check_has("model", model, "init", "apply")
+    _check_loss(loss)
 
     def step(train_state: TrainState, batch: Batch) -> Metrics:
+        _check_train_state(train_state)
         _check_batch(batch)
         x, t = batch
         y, _ = model.apply(train_state.params, train_state.state, x, train=False)
@@ -230,11 +235,26 @@ def _norm(gradients: Any) -> jax.Array:
     return optax.tree.norm(jax.tree.map(lambda g: g.astype(accumulator(g.dtype)), gradients))
 
 
-def _check_key(key: Any) -> None:
-    """Checks that the key is one of JAX's, new or old style."""
-    typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if not typed and getattr(key, "dtype", None) != jnp.dtype("uint32"):
-        raise TypeError(f"key: got {key!r}; it must be a key, as jax.random.key(0) makes one")
+def _check_has(name: str, value: Any, *functions: str) -> None:
+    """Checks that a model or an optimizer is one, and not the function that makes it."""
+    if not all(hasattr(value, function) for function in functions):
+        called = ": call it first" if callable(value) else ""
+        raise TypeError(
+            f"{name}: got {value!r}; it must have the functions {' and '.join(functions)}{called}"
+        )
+
+
+def _check_loss(loss: Any) -> None:
+    if not callable(loss):
+        raise TypeError(f"loss: got {loss!r}; it must be a function loss(y, t)")
+
+
+def _check_train_state(train_state: Any) -> None:
+    if not isinstance(train_state, TrainState):
+        raise TypeError(
+            f"train_state: got {type(train_state).__name__}; it must be a TrainState, as "
+            "train.create returns it"
+        )
 
 
 def _check_batch(batch: Any) -> None:
@@ -244,11 +264,15 @@ def _check_batch(batch: Any) -> None:
         size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
         raise TypeError(f"batch: got {got}{size}; it must be a pair (x, t)")
     for name, part in zip(("x", "t"), batch, strict=True):
-        if isinstance(part, list | tuple) and not all(hasattr(p, "shape") for p in part):
+        if isinstance(part, list | tuple) and not all(getattr(p, "shape", ()) for p in part):
             raise TypeError(f"batch: got a {type(part).__name__} as {name}; it must be an array")
-    examples = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
+    leaves = jax.tree.leaves(batch)
+    for leaf in leaves:
+        if not hasattr(leaf, "shape"):
+            raise TypeError(f"batch: got {type(leaf).__name__}; x and t must be arrays")
+    examples = {leaf.shape[:1] for leaf in leaves}
     if len(examples) != 1 or not all(examples) or (0,) in examples:
-        shapes = [str(jnp.shape(leaf)) for leaf in jax.tree.leaves(batch)]
+        shapes = [str(leaf.shape) for leaf in leaves]
         raise ValueError(
             f"batch: got arrays of shapes {', '.join(shapes) or 'none'}; x and t must have the "
             "same number of examples, at least one, along their first axes"
@@ -271,10 +295,15 @@ def _compiled(step: Callable[..., Any], mesh: Mesh | None, *, donate: bool) -> C
     whole = NamedSharding(mesh, PartitionSpec())
     divided = NamedSharding(mesh, PartitionSpec(data_axis))
     compiled = jax.jit(step, donate_argnums=donated, out_shardings=whole)
+    signature = inspect.signature(step)
 
     @functools.wraps(compiled)
-    def placed(train_state: TrainState, batch: Batch, *key: jax.Array) -> Any:
+    def placed(*args: Any, **named: Any) -> Any:
+        train_state, batch, *key = signature.bind(*args, **named).args
+        _check_train_state(train_state)
         _check_batch(batch)
+        for one in key:
+            key_operand(one)
         x = jax.tree.leaves(batch)[0]
         everywhere = isinstance(x, jax.Array) and not x.is_fully_addressable
         devices = (mesh if everywhere else mesh.local_mesh).shape[data_axis]

@@ -484,7 +484,7 @@ def test_half_precisions_meet_in_float32():
         (
             dict(preferred_element_type="uint16"),
             TypeError,
-            "preferred_element_type: got uint16 for arrays of int8; it must be a signed integer",
+            "preferred_element_type: got 'uint16' for arrays of int8; it must be a signed integer",
         ),
     ],
 )

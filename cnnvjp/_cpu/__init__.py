@@ -4,6 +4,10 @@ For each of the three operations, and for the sums of pooling, one function says
 formulation is used, or None where XLA's own is as fast. A formulation is a pure function of the
 same two arrays, for the same window; it knows neither autodiff nor the names of paddings, and is
 tested against the plain one. `scripts/benchmark.py` measures what is gained.
+
+What is not finite reaches what sees it, and never another image. Three formulations multiply it
+by the zeros that they fill in, as 0 · ∞ is NaN, and let it reach further: blocks of groups the
+other groups of a block, banded matrices the rest of the rows, and tiles the rest of a tile.
 """
 
 import functools

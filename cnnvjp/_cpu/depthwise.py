@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnnvjp._cpu import volumes
 from cnnvjp._cpu._arrays import Phase, barrier, padded, phases, summed, times, woven
 from cnnvjp._geometry import Window
 from cnnvjp._taps import Tap, each_tap, tap
@@ -190,33 +191,8 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
         return _of_planes(x, dy, window)
     if window.ndim == 1:
         return _of_lines(x, dy, window)
-    # In three dimensions the depth taps one by one, with output planes as images.
-    x = padded(x, window.span)
-    planes = window.output_size[0]
-    inner = _without_first_axis(window)
-    return jnp.stack(
-        [
-            _of_planes(
-                lax.slice_in_dim(
-                    x, first, first + (planes - 1) * window.stride[0] + 1, window.stride[0], 1
-                ).reshape(x.shape[0] * planes, *x.shape[2:]),
-                dy.reshape(dy.shape[0] * planes, *dy.shape[2:]),
-                inner,
-            )
-            for first in range(0, window.extent[0], window.dilation[0])
-        ]
-    )
-
-
-def _without_first_axis(window: Window) -> Window:
-    return Window(
-        window.input_size[1:],
-        window.size[1:],
-        window.stride[1:],
-        ((0, 0),) * (window.ndim - 1),
-        window.dilation[1:],
-        window.overhang[1:],
-    )
+    planes = functools.partial(_of_planes, window=volumes.plane_window(window))
+    return volumes.kernel_gradient(x, dy, window, planes)
 
 
 def _of_planes(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
@@ -229,7 +205,8 @@ def _of_planes(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     (kh, kw), (sh, sw), (dh, dw) = window.size, window.stride, window.dilation
     before = tuple(max(edge, 0) for edge, _ in window.span)
     crop = [(min(start, 0), min(end, 0)) for start, end in window.span]
-    wider = (dy.shape[2] - 1) * sw + 1 - x.shape[2] - sum(crop[1])  # an output beyond the input
+    reach = _reach(window)
+    wider = reach - x.shape[2] - sum(crop[1])  # an output beyond the input
     x = padded(x, (crop[0], (crop[1][0], crop[1][1] + max(wider, 0))))
     n, height, columns, c = x.shape
     rows, width = dy.shape[1], columns * c
@@ -250,11 +227,11 @@ def _of_planes(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
         if starts[0] + i * pitch >= 0 and starts[-1] + (i + 1) * pitch <= height * width
     ]
     sums, rest = _rows_summed(x.reshape(n, height * width), dy, starts, pitch, whole)
-    rest += [i for i in range(rows) if i not in whole]
+    rest += sorted(set(range(rows)).difference(whole))
 
     gradient = []
     for (m, j), parts in zip(taps, sums, strict=True):
-        low, high = max(0, -shift(j)), min(columns, columns - shift(j))  # where x has a column
+        low, high = max(0, -shift(j)), min(reach, columns - shift(j))  # where both have a column
         parts = [part[:, low * c : high * c] for part in parts if low < high]
         for i in rest:
             if low < high and 0 <= row(i, m) < height:
@@ -274,25 +251,29 @@ def _of_lines(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     n, length, c = dy.shape
     (k,), (s,), (d,) = window.size, window.stride, window.dilation
     rows = _BLOCKS * (_TERMS // (_BLOCKS * min(k, _SUMS)))  # for one reduction
-    row = -(-length // rows)
-    dy = barrier(padded(dy, ((0, rows * row - length),))).reshape(n, rows, row * c)
+    row = length // rows
+    cut = rows * row  # what follows is summed as it is
+    whole = barrier(dy[:, :cut]).reshape(n, rows, row * c)
+    tail = dy[:, cut:].reshape(n, (length - cut) * c)
     # The positions of one residue lie together: then every tap is a contiguous piece.
-    reach = (rows * row + (window.extent[0] - 1) // s) * s
+    reach = (length + (window.extent[0] - 1) // s) * s
     x = padded(x, ((window.span[0][0], reach - x.shape[1] - window.span[0][0]),))
     gradient: list[Any] = [None] * k
     for b in sorted({m * d % s for m in range(k)}):
         taps = [m for m in range(k) if m * d % s == b]
         line = barrier(x[:, b::s]).reshape(n, reach // s * c)
         starts = [m * d // s * c for m in taps]
-        sums, rest = _rows_summed(line, dy, starts, row * c, list(range(rows)))
+        sums, rest = _rows_summed(line, whole, starts, row * c, list(range(rows if row else 0)))
         for m, start, parts in zip(taps, starts, sums, strict=True):
             for i in rest:
                 there = lax.slice_in_dim(
                     line, start + i * row * c, start + (i + 1) * row * c, axis=1
                 )
-                parts.append(there * dy[:, i])
-            total = functools.reduce(operator.add, parts)
-            gradient[m] = _summed_positions(total.reshape(n, row, c))
+                parts.append(there * whole[:, i])
+            pieces = [functools.reduce(operator.add, parts)] if parts else []
+            pieces.append(line[:, start + cut * c : start + length * c] * tail)
+            total = jnp.concatenate(pieces, 1)
+            gradient[m] = _summed_positions(total.reshape(n, total.shape[1] // c, c))
     return jnp.concatenate(gradient).reshape(k, 1, c)
 
 

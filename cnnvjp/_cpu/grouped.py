@@ -89,5 +89,5 @@ def _block_diagonal(w: jax.Array, groups: int, q: int) -> jax.Array:
     """(*kernel, C/G, O) -> (*kernel, q·C/G, O), zeros where a channel is another group's."""
     *kernel, c, o = w.shape
     w = w.reshape(*kernel, 1, c, groups // q, q, o // groups)
-    own = jnp.eye(q, dtype=w.dtype).reshape((1,) * len(kernel) + (q, 1, 1, q, 1))
-    return (w * own).reshape(*kernel, q * c, o)
+    own = jnp.eye(q, dtype=bool).reshape((1,) * len(kernel) + (q, 1, 1, q, 1))
+    return jnp.where(own, w, 0).reshape(*kernel, q * c, o)

@@ -14,6 +14,7 @@ from cnnvjp.model import Model
 from cnnvjp.models._layers import (
     Named,
     Parameters,
+    by_layer,
     check_dtype,
     check_maps,
     compiled_init,
@@ -90,6 +91,7 @@ def autoencoder(maps: Sequence[int] = (16, 4), *, dtype: Any = jnp.float32) -> M
     def forward(
         params: Any, state: Any, x: jax.Array, named: Named, *, train: bool, key: Any
     ) -> tuple[jax.Array, Any]:
+        params = by_layer("params", params)
         a1 = named("a1", relu(down(named, 1, x, params["conv1"])))
         a2 = named("a2", relu(down(named, 2, a1, params["conv2"])))
         a3 = named("a3", relu(up(named, 3, a2, params["conv_transpose3"], like=a1)))

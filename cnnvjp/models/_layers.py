@@ -5,14 +5,14 @@ Layers are numbered as in [H] fig. 8.9: a pooling layer counts as one.
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnvjp._arguments import FLOATS
+from cnnvjp._arguments import FLOATS, key_operand
 from cnnvjp._convolution_options import positive_int
 from cnnvjp._geometry import is_sequence, per_axis
 from cnnvjp.affine import add_bias, dense
@@ -30,7 +30,7 @@ before_softmax = jax.nn.initializers.glorot_normal()
 
 
 def compiled_init(init: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
-    """Draws all of a model's parameters in one compilation, after a check of the shape.
+    """Draws all of a model's parameters in one compilation, after a check of what it is given.
 
     Args:
         init: `init(key, input_shape)` for images, of shape (height, width, channels).
@@ -39,6 +39,7 @@ def compiled_init(init: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[A
 
     @functools.wraps(init)
     def checked(key: jax.Array, input_shape: Sequence[int]) -> tuple[Any, Any]:
+        key_operand(key)
         shape = check_input_shape(input_shape)
         try:
             return compiled(key, shape)
@@ -75,6 +76,33 @@ def fully_connected(named: Named, layer: int, a: jax.Array, params: Parameters) 
     """The net input of a fully connected layer."""
     lz = named(f"lz{layer}", dense(a, params["w"]))
     return named(f"n{layer}", add_bias(lz, params["b"]))
+
+
+class _Entries(dict[str, Any]):
+    """The entries of an argument, with an error that names it where one is missing."""
+
+    def __init__(self, argument: str, entries: Any) -> None:
+        if not isinstance(entries, Mapping):
+            raise TypeError(
+                f"{argument}: got {type(entries).__name__}; it must be a dict, as the model's init "
+                "returns it"
+            )
+        super().__init__(entries)
+        self._argument = argument
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(
+            f"{self._argument}: got entries for {', '.join(map(repr, self)) or 'nothing'}; it must "
+            f"have {name!r} too, as the model's init returns it"
+        )
+
+
+def by_layer(argument: str, tree: Any) -> dict[str, Parameters]:
+    """The arrays of each layer, from a tree that may be another model's."""
+    layers = _Entries(argument, tree)
+    for name, arrays in layers.items():
+        layers[name] = _Entries(f"{argument}[{name!r}]", arrays)
+    return layers
 
 
 def unnamed(name: str, value: jax.Array) -> jax.Array:

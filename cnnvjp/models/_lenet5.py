@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cnnvjp._arguments import flag_option
 from cnnvjp.activations import relu
 from cnnvjp.affine import add_bias, flatten
 from cnnvjp.model import Model
@@ -14,6 +15,7 @@ from cnnvjp.models._layers import (
     before_relu,
     before_softmax,
     before_tanh,
+    by_layer,
     check_classes,
     check_dtype,
     compiled_init,
@@ -52,7 +54,7 @@ def lenet5(classes: int = 10, *, classic: bool = False, dtype: Any = jnp.float32
         state.
 
     Raises:
-        TypeError: for a dtype that is not supported.
+        TypeError: for a dtype that is not supported, or classic not a bool.
         ValueError: for options, or (from init) an input_shape, that do not fit.
 
     Example:
@@ -70,6 +72,7 @@ def lenet5(classes: int = 10, *, classic: bool = False, dtype: Any = jnp.float32
     """
     classes = check_classes(classes)
     dtype = check_dtype(dtype)
+    classic = flag_option("classic", classic)
     activation, initializer = (tanh, before_tanh) if classic else (relu, before_relu)
 
     def pooling(params: Any, layer: int, a: jax.Array, named: Named) -> jax.Array:
@@ -90,6 +93,7 @@ def lenet5(classes: int = 10, *, classic: bool = False, dtype: Any = jnp.float32
     def forward(
         params: Any, state: Any, x: jax.Array, named: Named, *, train: bool, key: Any
     ) -> tuple[jax.Array, Any]:
+        params = by_layer("params", params)
         a4 = feature_maps(params, x, named)
         a5 = named("a5", activation(fully_connected(named, 5, flatten(a4), params["dense5"])))
         a6 = named("a6", activation(fully_connected(named, 6, a5, params["dense6"])))

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnvjp._arguments import accumulator
+from cnnvjp._arguments import accumulator, flag_option
 from cnnvjp.affine import add_bias, dense
 from cnnvjp.batch_normalization import batch_norm, batch_norm_inference
 from cnnvjp.convolution import conv
@@ -20,6 +20,7 @@ from cnnvjp.model import Model
 from cnnvjp.models._layers import (
     Named,
     Parameters,
+    by_layer,
     compiled_init,
     unnamed,
 )
@@ -78,7 +79,7 @@ class Layers:
         gamma, beta = params["gamma"], params["beta"]
         running = self._before[name]
         if not self._train:
-            self.state[name] = running
+            self.state[name] = dict(running)
             mean, var = running["mean"].astype(lz.dtype), running["var"].astype(lz.dtype)
             return batch_norm_inference(lz, gamma, beta, mean, var)
         n, mean, var = batch_norm(lz, gamma, beta)
@@ -97,7 +98,8 @@ def normalized_model(network: Network, dtype: Any) -> Model:
     def forward(
         params: Any, state: Any, x: jax.Array, named: Named, *, train: bool, key: Any
     ) -> tuple[jax.Array, Any]:
-        layers = Layers(lambda name, shape: params[name], state, named, train)
+        params, state = by_layer("params", params), by_layer("state", state)
+        layers = Layers(lambda name, shape: params[name], state, named, flag_option("train", train))
         y = network(x, layers)
         return y, layers.state
 

@@ -12,6 +12,7 @@ from cnnvjp.affine import flatten
 from cnnvjp.model import Model
 from cnnvjp.models._layers import (
     Named,
+    by_layer,
     check_dtype,
     check_input_shape,
     convolution,
@@ -89,6 +90,7 @@ def squares_and_diamonds(*, dtype: Any = jnp.float32) -> Model:
     def forward(
         params: Any, state: Any, x: jax.Array, named: Named, *, train: bool, key: Any
     ) -> tuple[jax.Array, Any]:
+        params = by_layer("params", params)
         a1 = named("a1", relu(convolution(named, 1, x, params["conv1"], padding=1)))
         a2 = named("a2", max_pool(a1, _WINDOW))
         n3 = fully_connected(named, 3, flatten(a2), params["dense3"])

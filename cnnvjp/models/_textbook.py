@@ -14,6 +14,7 @@ from cnnvjp.model import Model
 from cnnvjp.models._layers import (
     Named,
     before_softmax,
+    by_layer,
     check_classes,
     check_dtype,
     check_maps,
@@ -91,6 +92,7 @@ def textbook(
     def forward(
         params: Any, state: Any, x: jax.Array, named: Named, *, train: bool, key: Any
     ) -> tuple[jax.Array, Any]:
+        params = by_layer("params", params)
         a4 = feature_maps(params, x, named)
         vec_a4 = flatten(a4, order="column")  # [H] 8.26
         lz5 = named("lz5", dense(vec_a4, params["dense5"]["w"]))
