@@ -55,6 +55,7 @@ CASES = [
     ((2, 9, 8, 4), (2, 3, 2, 6), 2, dict(stride=(3, 1), dilation=(2, 1)), "uub"),
     ((2, 23, 8), (3, 2, 4), 4, dict(padding="SAME"), "uub"),
     ((1, 5, 6, 7, 4), (2, 3, 2, 2, 4), 2, dict(padding=1), "uub"),
+    ((1, 11, 12, 4), (5, 6, 2, 6), 2, dict(stride=5), "ubb"),
     # more channels: blocks of dense convolutions
     ((1, 5, 6, 40), (3, 3, 10, 8), 4, dict(padding=1), "bbb"),
     ((1, 5, 6, 32), (3, 3, 16, 34), 2, dict(stride=2, padding=1), "bbb"),
@@ -106,8 +107,8 @@ CASES = [
 
 NAMES = {
     "d": "depthwise.",
-    "u": "grouped.",
-    "b": "grouped.*blocks",
+    "u": r"grouped\.(?!\w*blocks)",
+    "b": r"grouped\.\w*blocks",
     "n": "banded.",
     "p": "dense.pointwise_kernel_gradient",
     "m": "dense.kernel_gradient_of_patches",
@@ -177,6 +178,45 @@ def test_choice(rng, case):
             continue
         chosen = f"{formulation.func.__module__}.{formulation.func.__name__}"
         assert re.match(f"cnnvjp._cpu.{NAMES[letter]}", chosen)
+
+
+@pytest.mark.parametrize("batch, name", [(32, "correlate"), (33, "blocks")])
+def test_up_to_64_mebibytes_of_terms_are_unrolled(batch, name):
+    x = jax.ShapeDtypeStruct((batch, 64, 64, 32), "float32")
+    w = jax.ShapeDtypeStruct((3, 3, 4, 32), "float32")
+    found = _cpu.correlation(x, w, make_window((64, 64), (3, 3), 1, 1, 1), 8, None)
+    assert found.func.__name__ == name
+
+
+@pytest.mark.parametrize(
+    "groups, channels, outputs, blocks",
+    [
+        (8, 4, 4, 2),  # 16 channels in each
+        (8, 4, 2, 1),
+        (8, 16, 17, 8),
+        (4, 3, 5, 1),  # fewer in all
+        (128, 1, 1, 8),
+        (128, 16, 16, 32),  # no more blocks than that
+    ],
+)
+def test_how_many_groups_make_a_block(groups, channels, outputs, blocks):
+    x, w = jnp.ones((1, 2, groups * channels)), jnp.ones((1, channels, groups * outputs))
+    dy = jnp.ones((1, 2, groups * outputs))
+    parts = []
+
+    def forward(part, kernel):
+        parts.append(part.shape[-1])
+        return part @ kernel[0]
+
+    def gradient(part, dpart):
+        parts.append(part.shape[-1])
+        return jnp.einsum("nic,nio->co", part, dpart)[None]
+
+    y = _cpu.grouped.blocks(x, w, groups, forward)
+    dw = _cpu.grouped.kernel_gradient_blocks(x, dy, groups, gradient)
+    assert parts == [groups * channels // blocks] * 2 * blocks
+    assert_close(y, jnp.full(y.shape, channels))
+    assert_close(dw, jnp.full(w.shape, 2))
 
 
 POOLINGS = [
