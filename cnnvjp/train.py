@@ -84,6 +84,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     mesh: Mesh | None = None,
+    observe: Callable[[Any], Metrics] | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """A compiled step of training: `step(train_state, (x, t), key) -> (train_state, metrics)`.
 
@@ -108,6 +109,9 @@ def make_train_step(
             (N, *spatial). Its mean is minimised.
         optimizer: the Optax optimizer with which the train state was created.
         mesh: devices to divide the batch among. Its axes are taken to be Auto axes.
+        observe: `observe(gradients) -> metrics` of your own, a dict of scalars by name, which
+            are returned with the others; of the whole batch's gradients, a tree as the
+            parameters are.
 
     Returns:
         The step. `x` is (N, *input_shape), `t` what the loss takes, with N entries.
@@ -149,6 +153,8 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradients, opt_state, params)
         params = optax.apply_updates(params, updates)
         metrics = {"loss": value, "grad_norm": _norm(gradients), **_accuracy(y, batch[1])}
+        if observe is not None:
+            metrics |= observe(gradients)
         return TrainState(step + 1, params, state, opt_state), metrics
 
     return _compiled(step, mesh, donate=True)
