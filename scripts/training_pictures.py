@@ -13,7 +13,13 @@ from training_tasks import Task
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import (
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 
 STYLE: Any = {
     "axes.spines.top": False,
@@ -231,10 +237,13 @@ def draw_image(axes: Any, image: np.ndarray) -> None:
 
 
 def logarithmic(axes: Any) -> None:
-    """Makes the vertical axis logarithmic, with plain numbers on it."""
+    """Makes the vertical axis logarithmic, with plain numbers on it also within a decade."""
+    low, high = axes.get_ylim()
     axes.set_yscale("log")
-    for part in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        part(LogFormatter(minor_thresholds=(1.5, 0.5)))
+    steps = (1.0,) if high > 100 * max(low, high / 1e9) else (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+    axes.yaxis.set_major_locator(LogLocator(subs=steps))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def save_figure(path: Path, figure: Any) -> None:
