@@ -299,10 +299,11 @@ def _place(arguments: Any, shardings: Any) -> Any:
     """Puts each array where its sharding says, which costs nothing where it is there already."""
 
     def place(array: Any, sharding: NamedSharding) -> Any:
-        if sharding.is_fully_addressable:
-            return jax.device_put(array, sharding)
+        # Between steps all is in its place: to ask is far cheaper than to put it there again.
         if isinstance(array, jax.Array) and array.sharding == sharding:
             return array
+        if sharding.is_fully_addressable:
+            return jax.device_put(array, sharding)
         # One of several processes: it gives its own part of the batch, and all of the rest.
         if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
             data = place(jax.random.key_data(array), sharding)

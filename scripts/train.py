@@ -13,6 +13,7 @@ of one device, up to rounding.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -194,7 +195,9 @@ def start_jax(config: Config) -> None:
     """Makes the devices, and joins the other processes."""
     simulated = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
     if config.devices > max(1, simulated):
-        jax.config.update("jax_num_cpu_devices", config.devices)  # accelerators are as many as are
+        # Accelerators are as many as there are, and so is everything once JAX has begun.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", config.devices)
     if config.coordinator is None:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -320,7 +323,7 @@ def fit(
         mesh=setup.layout.mesh,
         observe=layer_norms,
     )
-    key = jax.random.split(jax.random.key(config.seed))[1]
+    key = jax.device_put(jax.random.split(jax.random.key(config.seed))[1], setup.layout.whole)
     source = ShuffledBatches(
         setup.data.parts["train"],
         size=config.batch_size,
