@@ -323,7 +323,7 @@ def fit(
         mesh=setup.layout.mesh,
         observe=layer_norms,
     )
-    key = jax.device_put(jax.random.split(jax.random.key(config.seed))[1], setup.layout.whole)
+    key = jax.random.split(jax.random.key(config.seed))[1]
     source = ShuffledBatches(
         setup.data.parts["train"],
         size=config.batch_size,

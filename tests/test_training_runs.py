@@ -132,21 +132,22 @@ def assert_whole(folder):
 
 
 @pytest.mark.versions
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_a_run_which_goes_on(server, undisturbed, number):
-    """Amid an epoch: it saves, says so, and ends with the parameters of a run that wasn't."""
-    folder = server.folder / number.name
-    pid, output = server.start(*LONG, "--out", number.name)
-    wait_for(r"epoch  2: ", output)
-    os.kill(pid, number)
-    assert server.wait(pid) == 128 + number
-    last = output.read_text().splitlines()[-1]
-    stopped = re.search(rf"stopped by {number.name} after step (\d+); go on with", last)
-    assert last.endswith(f"--resume {number.name}")
-    assert stopped[1] in {path.name for path in (folder / "checkpoints").iterdir()}
-    assert not (folder / "params.npz").exists()
-    printed = server.run("--resume", number.name)
-    assert f"resumed after step {stopped[1]}, with" in printed
+def test_signals_stop_a_run_which_goes_on(server, undisturbed):
+    """Stopped twice, it saves and says so, and ends with what a run has that wasn't stopped."""
+    folder = server.folder / "stopped"
+    arguments = (*LONG, "--out", "stopped")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        pid, output = server.start(*arguments)
+        wait_for(r"epoch +\d+: ", output)
+        os.kill(pid, number)
+        assert server.wait(pid) == 128 + number
+        (*_, last) = output.read_text().splitlines()
+        stopped = re.search(rf"stopped by {number.name} after step (\d+); go on with", last)
+        assert last.endswith("--resume stopped")
+        assert stopped[1] in {path.name for path in (folder / "checkpoints").iterdir()}
+        assert not (folder / "params.npz").exists()
+        arguments = ("--resume", "stopped")
+    assert f"resumed after step {stopped[1]}, with" in server.run(*arguments)
     assert_same_run(folder, undisturbed)
 
 
@@ -231,20 +232,15 @@ def run(monkeypatch, tmp_path):
     return main
 
 
-def assert_metrics_close(first, second):
-    for got, want in zip(read_metrics(first), read_metrics(second), strict=True):
-        for name in ("train_loss", "test_loss"):
-            np.testing.assert_allclose(got[name], want[name], rtol=2e-6)
-
-
 def test_devices_and_parts_of_batches_give_the_numbers_of_one(run, tmp_path):
-    """Batches over 4 devices, and batches in 3 parts whose gradients are averaged."""
+    """Batches over 4 devices, in 3 parts whose gradients are averaged."""
     options = ("--epochs", "2", "--shift", "0", "--optimizer", "sgd", "--learning-rate", "0.02")
     run(*options, "--out", "one")
-    run(*options, "--devices", "4", "--out", "devices")
-    run(*options, "--accumulate", "3", "--out", "parts")
-    for name in ("devices", "parts"):
-        assert_metrics_close(tmp_path / name, tmp_path / "one")
+    run(*options, "--devices", "4", "--accumulate", "3", "--out", "divided")
+    one, divided = (read_metrics(tmp_path / name) for name in ("one", "divided"))
+    for name in ("train_loss", "test_loss", "learning_rate"):
+        expected = [line[name] for line in one]
+        np.testing.assert_allclose([line[name] for line in divided], expected, rtol=2e-6)
 
 
 def test_optimizers_schedules_and_validation(run, capsys, tmp_path):
