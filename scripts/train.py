@@ -40,6 +40,7 @@ from training_data import DataSet, load, statistics
 from training_files import (
     Checkpoints,
     choose_folder,
+    epochs_done,
     make_folder,
     read_config,
     save_params,
@@ -134,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except StoppedError as error:
         leave(128 + error.number, str(error))  # as shells say that a signal ended a process
     except KeyboardInterrupt:
-        leave(128 + signal.SIGINT, "stopped before the first step, or after the last")
+        leave(128 + signal.SIGINT, "interrupted; what had not been saved is lost")
 
 
 def leave(status: int, message: str) -> NoReturn:
@@ -148,6 +149,11 @@ def run(config: Config) -> None:
     started = time.perf_counter()
     # Before the processes meet, so that none finds what another has made.
     folder = config.resume or choose_folder(config)
+    epochs = epochs_done(folder)
+    if epochs > config.epochs:
+        raise UsageError(
+            f"--epochs: got {config.epochs}; the run has gone through {epochs} already"
+        )
     start_jax(config)
     setup = prepare_run(config, folder)
     state = train.create(
@@ -290,11 +296,6 @@ def resumed(
     progress = Progress(**restored["progress"])
     # What was written after this checkpoint will be written again, the same.
     write_history(setup.folder, progress.history)
-    if progress.update > setup.config.epochs * setup.per_epoch:
-        raise UsageError(
-            f"--epochs: got {setup.config.epochs}; the run has gone through "
-            f"{len(progress.history)} already"
-        )
     say(f"resumed after step {last}, with {len(progress.history)} epochs complete")
     return train.TrainState(**restored["model"], **restored["optimizer"]), progress
 

@@ -34,10 +34,10 @@ def choose_folder(config: Config) -> Path:
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = config.out or Path("runs") / f"{config.model}-{now}"
     try:
-        occupied = folder.exists() and any(folder.iterdir())
+        names = [path.name for path in folder.iterdir()] if folder.exists() else []
     except OSError as error:
         raise _unusable(folder, error) from error
-    if occupied:
+    if not all(name.endswith(TEMPORARY) for name in names):
         raise UsageError(
             f"--out: got {folder}, which is not empty; name a new or empty folder, or go on with "
             f"the run that is there by --resume {folder}"
@@ -65,6 +65,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         return json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder}: is not the folder of a run: {error}") from error
+
+
+def epochs_done(folder: Path) -> int:
+    """How many epochs a run has been through."""
+    path = folder / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -147,6 +147,8 @@ def load_run(folder: str | Path, *, best: bool = False) -> Run:
     """
     folder = Path(folder)
     about = read_config(folder)
+    if not (folder / "checkpoints").is_dir():
+        raise UsageError(f"{folder}: has no checkpoint yet")
     config = from_json(about)
     task, layout = make_task(config), make_layout()
     shapes = jax.eval_shape(lambda: task.model.init(jax.random.key(0), tuple(about["input_shape"])))

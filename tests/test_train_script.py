@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -249,6 +250,28 @@ def test_wrong_options(run, capsys, tmp_path, arguments, text):
     assert re.search(text, message) and "Traceback" not in message
     assert names(tmp_path) == {"full"}
     assert (tmp_path / "full" / "file").read_text() == "precious"
+
+
+def events(folder):
+    """What TensorBoard reads in a folder: (tag, step) of each scalar."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        while content:  # the length, its checksum, an event, its checksum
+            (length,) = struct.unpack("<Q", content[:8])
+            event = Event.FromString(content[12 : 12 + length])
+            found += [(value.tag, event.step) for value in event.summary.value]
+            content = content[16 + length :]
+    return found
+
+
+def test_events_for_tensorboard(run, tmp_path):
+    run("--model", "textbook", "--epochs", "2", "--batch-size", "512", "--out", "run")
+    found = events(tmp_path / "run/tensorboard")
+    for tag in ("loss/train", "loss/test", "accuracy/test", "grad_norm/conv1", "learning_rate"):
+        assert [step for name, step in found if name == tag] == [1, 2], tag
 
 
 def test_divergence_is_reported(run, capsys, tmp_path):

@@ -277,6 +277,7 @@ def test_resuming_may_change_where_but_not_what(run, capsys, tmp_path):
     with pytest.raises(SystemExit):
         run("--resume", "run", "--epochs", "2")
     assert "--epochs: got 2; the run has gone through 3 already" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run/config.json").read_text())["epochs"] == 3
 
 
 def test_checkpoints_keep_the_last_and_the_best(tmp_path):
@@ -358,5 +359,8 @@ def test_what_has_no_run_is_named(run, capsys, tmp_path):
         training_runs.predict(loaded, np.zeros((1, 28, 28, 1), "uint8"))
     for path in (tmp_path / "run/checkpoints").iterdir():
         path.rename(tmp_path / path.name)
+    with pytest.raises(UsageError, match="run: has no checkpoint yet"):
+        training_runs.load_run("run")
+    (tmp_path / "run/checkpoints").rmdir()
     with pytest.raises(UsageError, match="run: has no checkpoint yet"):
         training_runs.load_run("run")
