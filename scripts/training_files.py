@@ -181,6 +181,7 @@ class Checkpoints:
             optimizer=ocp.args.StandardSave(optimizer),
             progress=ocp.args.JsonSave(progress),
         )
+        self._manager.wait_until_finished()  # the one before, by what was the best then
         self._preserved.best = best
         self._manager.save(update, args=items, force=True)
 

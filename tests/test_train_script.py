@@ -19,18 +19,20 @@ import train as script
 import training_batches
 import training_data
 import training_files
+from training_server import few
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "train.py"
 PNG = b"\x89PNG\r\n\x1a\n"
-FAST = ("--epochs", "1", "--batch-size", "512")
+FAST = ("--epochs", "1", "--batch-size", "64")
 FILES = {"config.json", "metrics.jsonl", "params.npz", "checkpoints", "tensorboard"}
 PICTURES = {"curves.png", "confusion.png", "gradients.png", "kernels.png", "mistakes.png"}
 
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    """Runs the script's main in an empty folder, with the promotion that Optax relies on."""
+    """Runs the script's main on few digits, with the promotion that Optax relies on."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training_data, "digits", few(training_data.digits))
 
     def main(*arguments):
         with jax.numpy_dtype_promotion("standard"):
@@ -130,7 +132,7 @@ def test_autoencoder(run, capsys, tmp_path):
     }
     squares = [line[f"grad_norm/{layer}"] ** 2 for layer in layers]
     assert line["grad_norm"] == pytest.approx(sum(squares) ** 0.5, rel=0.1)  # means over steps
-    assert line["test_mean_squared_error"] == line["test_loss"] * 2 / 32**2
+    assert line["test_mean_squared_error"] == line["test_loss"] * 2 / 16**2
     out = capsys.readouterr().out
     assert "mean squared error" in out and "accuracy" not in out
     assert (folder / "reconstructions.png").read_bytes().startswith(PNG)
@@ -209,7 +211,7 @@ def test_statistics():
         (["--epochs", "0"], r"--epochs: got 0; it must be at least 1"),
         (["--epochs", "many"], r"Error parsing --epochs"),
         (["--batch-size", "0"], r"--batch-size: got 0; it must be at least 1"),
-        (["--batch-size", "1438"], r"--batch-size: got 1438; .* from 1 to 1437"),
+        (["--batch-size", "161"], r"--batch-size: got 161; .* from 1 to 160"),
         (["--learning-rate", "0"], r"--learning-rate: got 0\.0; it must be finite"),
         (["--learning-rate", "nan"], r"--learning-rate: got nan"),
         (["--learning-rate", "inf"], r"--learning-rate: got inf"),
@@ -223,7 +225,7 @@ def test_statistics():
         (["--accumulate", "3"], r"--accumulate: got 3; it must divide the batch size, 64"),
         (["--devices", "9"], r"--devices: got 9; there are 8"),
         (["--devices", "5"], r"--batch-size: got 64; .* must be a multiple of 5"),
-        (["--validation", "1437"], r"--validation: got 1437; there are 1437"),
+        (["--validation", "160"], r"--validation: got 160; there are 160"),
         (["--processes", "2"], r"--processes and --process-id need --coordinator"),
         (["--coordinator", "h:1"], r"--out: several processes need it"),
         (["--coordinator", "h:1", "--out", "o"], r"needs --processes and --process-id"),
@@ -268,7 +270,7 @@ def events(folder):
 
 
 def test_events_for_tensorboard(run, tmp_path):
-    run("--model", "textbook", "--epochs", "2", "--batch-size", "512", "--out", "run")
+    run("--model", "textbook", "--epochs", "2", "--batch-size", "64", "--out", "run")
     found = events(tmp_path / "run/tensorboard")
     for tag in ("loss/train", "loss/test", "accuracy/test", "grad_norm/conv1", "learning_rate"):
         assert [step for name, step in found if name == tag] == [1, 2], tag
@@ -299,7 +301,7 @@ def test_divergence_leaves_the_last_good_checkpoint(run, monkeypatch, capsys, tm
 
     monkeypatch.setattr(script, "make_prepare", broken)
     with pytest.raises(SystemExit) as stop:
-        run("--model", "textbook", "--epochs", "3", "--batch-size", "512", "--out", "run")
+        run("--model", "textbook", "--epochs", "3", "--batch-size", "64", "--out", "run")
     assert stop.value.code == 1
     message = capsys.readouterr().err
     assert re.search(r"at step 3, in epoch 2; .*; run keeps the checkpoint after step 2\n", message)

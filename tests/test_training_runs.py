@@ -97,7 +97,7 @@ def undisturbed(server):
     return server.folder / "undisturbed"
 
 
-def wait_for(pattern, output, seconds=120):
+def wait_for(pattern, output, seconds=300):
     """Waits until a run has printed what matches."""
     deadline = time.monotonic() + seconds
     while not (output.exists() and re.search(pattern, output.read_text())):

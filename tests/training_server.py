@@ -11,6 +11,7 @@ Reads commands from standard input, a line of JSON each, and answers with a line
 import importlib
 import json
 import os
+import signal
 import sys
 import warnings
 
@@ -53,6 +54,7 @@ def run(arguments, output, environment):
 
 
 def serve():
+    running = set()
     for line in sys.stdin:
         command = json.loads(line)
         if "run" in command:
@@ -61,9 +63,13 @@ def serve():
                 answer = os.fork()
             if answer == 0:
                 run(command["run"], command["output"], command["environment"])
+            running.add(answer)
         else:
             answer = os.waitstatus_to_exitcode(os.waitpid(command["wait"], 0)[1])
+            running.remove(command["wait"])
         print(json.dumps(answer), flush=True)
+    for pid in running:  # those of a test that failed
+        os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":
