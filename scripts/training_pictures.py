@@ -94,7 +94,8 @@ def draw_curves(path: Path, name: str, task: Task, history: list[dict[str, float
             axes.set_title(f"{name}: {title}")
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.legend()
+            # Not "best", which matplotlib warns of where it takes long.
+            axes.legend(loc="upper right" if metric == "loss" else "lower right")
             if metric == "loss":
                 logarithmic(axes)
             else:
