@@ -81,6 +81,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     mesh: Mesh | None = None,
+    observe: Callable[[Any], Metrics] | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """A compiled step of training: `step(train_state, (x, t), key) -> (train_state, metrics)`.
 
@@ -105,6 +106,9 @@ def make_train_step(
             (N, *spatial). Its mean is minimised.
         optimizer: the Optax optimizer with which the train state was created.
         mesh: devices to divide the batch among. Its axes are taken to be Auto axes.
+        observe: `observe(gradients) -> metrics` of your own, a dict of scalars by name, which
+            are returned with the others; of the whole batch's gradients, a tree as the
+            parameters are.
 
     Returns:
         The step. `x` is (N, *input_shape), `t` what the loss takes, with N entries.
@@ -151,6 +155,8 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradients, opt_state, params)
         params = optax.apply_updates(params, updates)
         metrics = {"loss": value, "grad_norm": _norm(gradients), **_accuracy(y, batch[1])}
+        if observe is not None:
+            metrics |= observe(gradients)
         return TrainState(step + 1, params, state, opt_state), metrics
 
     return _compiled(step, mesh, donate=True)
@@ -322,10 +328,11 @@ def _place(arguments: Any, shardings: Any) -> Any:
     """Puts each array where its sharding says, which costs nothing where it is there already."""
 
     def place(array: Any, sharding: NamedSharding) -> Any:
-        if sharding.is_fully_addressable:
-            return jax.device_put(array, sharding)
+        # Between steps all is in its place: to ask is far cheaper than to put it there again.
         if isinstance(array, jax.Array) and array.sharding == sharding:
             return array
+        if sharding.is_fully_addressable:
+            return jax.device_put(array, sharding)
         # One of several processes: it gives its own part of the batch, and all of the rest.
         if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
             data = place(jax.random.key_data(array), sharding)
