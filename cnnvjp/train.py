@@ -114,9 +114,9 @@ def make_train_step(
         The step. `x` is (N, *input_shape), `t` what the loss takes, with N entries.
 
     Raises:
-        TypeError: for a model, loss, optimizer or mesh that is none; (from the step) for a train
-            state or key that is none, a batch that is not a pair of arrays, or a loss that is not
-            floating.
+        TypeError: for a model, loss, optimizer, mesh or observe that is none; (from the step) for a
+            train state or key that is none, a batch that is not a pair of arrays, or a loss that
+            is not floating.
         ValueError: (from the step) for an empty batch, a loss that is not given per example,
             or N that the devices cannot divide.
 
@@ -136,8 +136,10 @@ def make_train_step(
     Source: [GBC] on gradients for convolutional networks; [H], "Gradient Calculation".
     """
     _check_has("model", model, "init", "apply")
-    _check_loss(loss)
+    _check_function("loss", loss, "y, t")
     _check_has("optimizer", optimizer, "init", "update")
+    if observe is not None:
+        _check_function("observe", observe, "gradients")
 
     def mean_loss(params: Any, state: Any, batch: Batch, key: jax.Array) -> Any:
         x, t = batch
@@ -197,7 +199,7 @@ def make_eval_step(
     Source: [H], "Hierarchical Template Matching".
     """
     _check_has("model", model, "init", "apply")
-    _check_loss(loss)
+    _check_function("loss", loss, "y, t")
 
     def step(train_state: TrainState, batch: Batch) -> Metrics:
         _check_train_state(train_state)
@@ -250,9 +252,9 @@ def _check_has(name: str, value: Any, *functions: str) -> None:
         )
 
 
-def _check_loss(loss: Any) -> None:
-    if not callable(loss):
-        raise TypeError(f"loss: got {loss!r}; it must be a function loss(y, t)")
+def _check_function(name: str, value: Any, arguments: str) -> None:
+    if not callable(value):
+        raise TypeError(f"{name}: got {value!r}; it must be a function {name}({arguments})")
 
 
 def _check_train_state(train_state: Any) -> None:
