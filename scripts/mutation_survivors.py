@@ -28,9 +28,6 @@ SURVIVORS: dict[tuple[str, str], str] = {
     ("_lowering", "_REPACKS = jax.__version_info__ > (0, 8, 2)"): (
         "concerns JAX 0.8.2 alone, where the workaround is not needed and does no harm"
     ),
-    ("_rules", "return jax.jit(core, static_argnums=tuple(options), inline=False)"): (
-        "the same computation, as a function within a function until it is lowered"
-    ),
     ("_sparse", "@dataclasses.dataclass(frozen=False, eq=False)"): (
         "forbids what nothing does, to assign to a field"
     ),
@@ -38,9 +35,5 @@ SURVIVORS: dict[tuple[str, str], str] = {
     ("_taps", "_TOGETHER = 15  # taps; a window of more is taken apart, an axis at a time"): CHOICE,
     ("_taps", "if window.taps < _UNROLLED:"): CHOICE,
     ("affine", 'if order >= "row":'): f'{NEVER}: an order is "row" or "column"',
-    (
-        "global_pooling",
-        "winners.append((winner + _along(start, axis, winner)).astype(np.min_scalar_type(n ** 1)))",
-    ): f"{MEMORY}: for 256 or 65536 positions the next larger type",
     ("softmax_activations", "if x.shape[number] <= 0:"): f"{NEVER}: sizes are not negative",
 }

@@ -17,6 +17,7 @@ import io
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ import orbax.checkpoint as ocp
 from training_config import Config, UsageError
 
 TEMPORARY = ".writing"
+REMOVED = ".removed"
 
 
 def choose_folder(config: Config) -> Path:
@@ -147,12 +149,17 @@ class Checkpoints:
             read_only: whether they are only to be read.
         """
         self._preserved = _LastAndBest(keep)
+        self._removed = folder / "checkpoints" / REMOVED
+        if not read_only:
+            self._empty()
         with only_errors_logged():  # that what is only read is read-only
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=self._preserved,
                 create=not read_only,
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,
+                # Moved aside at once, and then removed: a checkpoint is never there by halves.
+                todelete_subdir=None if read_only else REMOVED,
             )
             self._manager = ocp.CheckpointManager(
                 (folder / "checkpoints").absolute(),
@@ -183,6 +190,7 @@ class Checkpoints:
         )
         self._manager.wait_until_finished()  # the one before, by what was the best then
         self._preserved.best = best
+        self._empty()
         self._manager.save(update, args=items, force=True)
 
     def restore(self, update: int, **like: Any) -> dict[str, Any]:
@@ -202,3 +210,9 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for what is being saved."""
         self._manager.close()
+        self._empty()
+
+    def _empty(self) -> None:
+        """Removes what was moved aside, by the process that does so."""
+        if jax.process_index() == 0:
+            shutil.rmtree(self._removed, ignore_errors=True)

@@ -532,3 +532,9 @@ def test_an_option_under_jit_is_named_as_static():
     for options in (dict(stride=2), dict(groups=1), dict(flip_kernel=True)):
         with pytest.raises((TypeError, ValueError), match=r"static_argnames"):
             jax.jit(conv)(x, w, **options)
+
+
+def test_a_call_becomes_part_of_the_program_around_it(rng):
+    x, w = normal(rng, 1, 3, 3, 1), normal(rng, 2, 2, 1, 1)
+    text = jax.jit(lambda x, w: 2 * conv(x, w)).lower(x, w).as_text()
+    assert "func.func private" not in text

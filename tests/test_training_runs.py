@@ -161,13 +161,14 @@ def test_kills_leave_whole_files_and_a_run_that_goes_on(server, undisturbed):
         arguments = (*LONG, "--out", "killed") if new else ("--resume", "killed")
         pid, output = server.start(*arguments)
         if random.random() < 0.7:  # otherwise it is at its beginning
-            wait_for(r"epoch +\d+:|results in", output)
+            epochs = random.choice([1, 3])  # by the third, the first one's checkpoint is whole
+            wait_for(rf"(?s)(epoch +\d+: .*?){{{epochs}}}|results in", output)
         time.sleep(random.uniform(0, 0.5))
         os.kill(pid, signal.SIGKILL)
         assert server.wait(pid) in (-signal.SIGKILL, 0), output.read_text()
         assert_whole(folder)
         reached |= {path.name for path in (folder / "checkpoints").glob("*")}
-    assert len(reached) > 3  # it got somewhere between the kills
+    assert any(name.isdecimal() for name in reached)  # it got somewhere between the kills
     server.run("--resume", "killed")
     assert_whole(folder)
     assert_same_run(folder, undisturbed)
