@@ -55,10 +55,11 @@ except ModuleNotFoundError:  # as on Colab; --no-deps leaves the JAX that is ins
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import optax
 from jax.test_util import check_grads
+from matplotlib import colormaps
+from matplotlib.colors import ListedColormap
 from sklearn.datasets import load_digits
 
 from cnnvjp import equations, models, plot, train
@@ -73,8 +74,8 @@ jax.config.update("jax_enable_x64", True)  # float64, so that the checks can be 
 # %% cellView="form" jupyter={"source_hidden": true}
 # @title Drawing
 BLUE, ORANGE, GREEN = "#2f6fab", "#c8693b", "#4d8b4a"
-GREYS = matplotlib.colormaps["Greys"].resampled(16)
-SIGNS = matplotlib.colormaps["RdBu_r"].resampled(21)
+GREYS = ListedColormap(colormaps["Greys"](np.linspace(0, 0.8, 9)))
+SIGNS = ListedColormap(colormaps["RdBu_r"](np.linspace(0.1, 0.9, 15)))
 FORMULAS, SCALES = 2.9, 0.75  # inches: the columns of the formulas and of the colours' ranges
 
 
