@@ -714,5 +714,5 @@ print("check_grads: agrees")
 # ## Try it
 #
 # 1. Follow an image that the network reads well. How long are its sensitivities?
-# 2. Use `models.textbook(activation=cnnvjp.tanh)`. Which line of section 6 must change?
+# 2. Use `models.textbook(activation=cnnvjp.tanh)`. Which lines of section 6 must change?
 # 3. Check the gradient with respect to the *image* by differences, as in section 8. It fails. Look at the blank corners: how many entries of a window are largest there, and which of them does max pooling's gradient choose? Does `ties="split"` of `cnnvjp.max_pool` help?
