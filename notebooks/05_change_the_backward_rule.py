@@ -83,12 +83,10 @@ GREYS = ListedColormap(colormaps["Greys"](np.linspace(0, 0.8, 9)))
 SIGNS = ListedColormap(colormaps["RdBu_r"](np.linspace(0.1, 0.9, 15)))
 
 
-def table(alt, rows, heads=(), left=1.9, size=0.98):
+def table(alt, rows, left, size):
     """Rows of maps, each row with a name; those that have a sign in blue and red."""
-    top = 0.35 if heads else 0.15
+    top = 0.15
     sheet = plot.Sheet(9.4, top + len(rows) * (size + 0.1) + 0.05, alt, cell=1)
-    for column, head in enumerate(heads):
-        sheet.text(left + (column + 0.5) * (size + 0.08) - 0.04, 0.18, head, 0.14)
     for name, maps in rows.items():
         sheet.text(0.15, top + size / 2, name, 0.14, ha="left")
         for column, values in enumerate(np.asarray(maps)):
@@ -169,7 +167,7 @@ results = {
 forward = {(int(i), int(j)): "#a9d0f2" for i, j in np.argwhere(x > 0)}
 backward = {(int(i), int(j)): "#f8d08a" for i, j in np.argwhere(dy > 0)}
 both = {place: "#b4dfae" for place in forward.keys() & backward.keys()}
-sheet = plot.Sheet(21, 5.2, "Three rules for relu, on an example of 3×3 numbers.")
+sheet = plot.Sheet(21, 4.7, "Three rules for relu, on an example of 3×3 numbers.")
 sheet.matrix(0.5, 1.2, x, tints=forward, title="x, tinted where > 0")
 sheet.matrix(4.5, 1.2, dy, tints=backward, title="dy, tinted where > 0")
 sheet.text(8.25, 2.7, "→", 0.6)
@@ -513,7 +511,7 @@ axes.legend(fontsize=8, loc="lower left", frameon=False)
 sheet
 
 # %% [markdown]
-# With zero feedback the layers below keep their small random weights, and the last layer alone does not get far. With random feedback all of them learn, though 90° off at the beginning.
+# With zero feedback the layers below keep their small random weights, and in these 15 passes the last layer alone does not get far. With random feedback all of them learn, though 90° off at the beginning.
 #
 # ## 6. The straight-through estimator
 #
