@@ -82,15 +82,15 @@ class Sheet:
 
     def _repr_png_(self) -> bytes:
         small = io.BytesIO()
-        self._few_colours().save(small, "PNG", optimize=True)
+        # A palette makes notebooks small.
+        few = self._image().quantize(64, dither=PIL.Image.Dither.NONE)
+        few.save(small, "PNG", optimize=True)
         return small.getvalue()
 
-    def _few_colours(self) -> PIL.Image.Image:
-        """The picture with a palette, which makes notebooks small."""
+    def _image(self) -> PIL.Image.Image:
         picture = io.BytesIO()
         self.figure.savefig(picture, format="png", facecolor=PAPER)
-        image = PIL.Image.open(picture).convert("RGB")
-        return image.quantize(64, dither=PIL.Image.Dither.NONE)
+        return PIL.Image.open(picture).convert("RGB")
 
     def save(self, path: str | os.PathLike[str], **options: Any) -> None:
         """Writes the picture, in the format that the name's ending says (png, pdf, svg, …).
@@ -126,7 +126,7 @@ class Sheet:
 
     def arrow(self, start: Any, end: Any, **style: Any) -> None:
         """Draws an arrow from (x, y) to (x, y); `style` is that of matplotlib's FancyArrowPatch."""
-        style = {"arrowstyle": "-|>", "color": NAME, "linewidth": 1.2, "zorder": 3} | style
+        style = {"arrowstyle": "-|>", "color": NAME, "linewidth": 1.2, "zorder": 2} | style
         self.axes.annotate("", (end[0], end[1]), (start[0], start[1]), arrowprops=style)
 
     def matrix(
@@ -208,21 +208,18 @@ class Animation:
     """A GIF made of sheets.
 
     Args:
-        frames: what is shown, in turn, all of one size; or a function of nothing that yields them.
+        frames: what is shown, in turn, all of one size. All get the palette of the last but one.
         durations: how long each stays, in milliseconds.
         alt: what it shows, in words.
     """
 
     def __init__(self, frames: Sequence[Sheet], durations: Sequence[int], alt: str):
         """Draws the frames."""
-        # One palette for all, from the last frame, which shows everything.
-        palette = frames[-1]._few_colours()
-        pictures = []
-        for frame in frames:
-            drawn = io.BytesIO()
-            frame.figure.savefig(drawn, format="png", facecolor=PAPER)
-            image = PIL.Image.open(drawn).convert("RGB")
-            pictures.append(image.quantize(palette=palette, dither=PIL.Image.Dither.NONE))
+        drawn = [frame._image() for frame in frames]
+        palette = drawn[-2:][0].quantize(64)
+        pictures = [
+            image.quantize(palette=palette, dither=PIL.Image.Dither.NONE) for image in drawn
+        ]
         written = io.BytesIO()
         first, *others = pictures
         first.save(
@@ -398,7 +395,8 @@ def routes(
         for place, numbers in won.items():
             for number in numbers:
                 start = np.add(corners["dy"], (number % width + 0.85, number // width + 0.5))
-                sheet.arrow(start, np.add(corners["dx"], (place[1] + 0.1, place[0] + 0.5)))
+                end = np.add(corners["dx"], (place[1] + 0.1, place[0] + 0.5))
+                sheet.arrow(start, end, alpha=0.5)
     return sheet
 
 
@@ -575,53 +573,60 @@ def backward_animation(
     padded = np.asarray(pad(jnp.asarray(spread), border))[..., 0]
     spread = spread[..., 0]
 
-    taps = np.array([TINTS[n % len(TINTS)] for n in range(w.size)]).reshape(w.shape)[::-1, ::-1]
-    columns = dy.shape[1] + padded.shape[1] + dx.shape[1] + 5.2
-    rows = max(padded.shape[0], w.shape[0] + dy.shape[0] + 2.2)
+    taps = np.array([TINTS[n % len(TINTS)] for n in range(w.size)]).reshape(w.shape)
+    rotated_taps = taps[::-1, ::-1]
+    # From left to right, with gaps: the kernel, what it slides over, and what comes of it.
+    middle = 1.4 + max(padded.shape[0], dx.shape[0]) / 2
+    lefts = np.cumsum([0.7, w.shape[1] + 1.4, padded.shape[1] + 1.4])
+    columns, rows = lefts[2] + dx.shape[1] + 0.7, 2 * middle + 0.4
     alt = "The rotated kernel slides over the gradient at the output, spread and padded with zeros."
 
-    def sheet(place: Place | None, known: int) -> Sheet:
-        drawn = Sheet(columns, rows + 3.1, alt)
-        middle = 1.4 + rows / 2
-        left = 0.7 + max(0, (w.shape[1] - dy.shape[1]) / 2)
-        top = middle - (w.shape[0] + dy.shape[0] + 1.6) / 2
-        colours = window(0, 0, taps)
-        drawn.matrix(
-            0.7 + max(0, (dy.shape[1] - w.shape[1]) / 2), top, rotated, None, colours, "w, rotated"
+    def draw(kernel: str, operand: str, place: Place | None = None, known: int = 0) -> Sheet:
+        """One frame: what the kernel and its operand are by now, and how much of dx is known."""
+        sheet = Sheet(columns, rows, alt)
+
+        def put(left: float, width: int, values: np.ndarray, tints: Any, title: str) -> None:
+            left += (width - values.shape[1]) / 2
+            sheet.matrix(left, middle - values.shape[0] / 2, values, None, tints, title)
+
+        turned = kernel != "w"
+        put(
+            lefts[0],
+            w.shape[1],
+            rotated if turned else w,
+            window(0, 0, rotated_taps if turned else taps),
+            kernel,
         )
-        drawn.matrix(left, top + w.shape[0] + 1.6, dy, None, None, "dy")
-        left = 0.7 + max(dy.shape[1], w.shape[1]) + 1.2
-        top = middle - padded.shape[0] / 2
-        drawn.matrix(
-            left,
-            top,
-            padded,
-            None,
-            window(*place, taps) if place else None,
-            "dy, padded" if stride == 1 else "dy, spread and padded",
-        )
+        sheet.text(lefts[1] - 0.7, middle, "⊗", 0.6)
+        values = {"dy": dy, "dy, spread": spread}.get(operand, padded)
+        tints = window(*place, rotated_taps) if place else None
+        put(lefts[1], padded.shape[1], values, tints, operand)
+        sheet.text(lefts[2] - 0.7, middle, "=", 0.6)
+        shown = [_number(value) if n < known else "" for n, value in enumerate(dx.flat)]
+        tints = {place: TINTS[1]} if place else None
+        put(lefts[2], dx.shape[1], np.reshape(shown, dx.shape), tints, "dx")
         if place:
-            drawn.frame(left + place[1], top + place[0], w.shape[1], w.shape[0])
-        left += padded.shape[1] + 0.6
-        drawn.text(left, middle, "=", 0.6)
-        left, top = left + 0.6, middle - dx.shape[0] / 2
-        shown = np.full(dx.shape, "", object)
-        shown.flat[:known] = [_number(value) for value in dx.flat[:known]]
-        tints = {place: "#fff3c4"} if place else None
-        drawn.matrix(left, top, shown.astype(str), None, tints, "dx")
-        if place:
-            drawn.frame(left + place[1], top + place[0], 1, 1)
-            met = padded[place[0] : place[0] + w.shape[0], place[1] : place[1] + w.shape[1]]
+            row, column = place
+            height, width = w.shape
+            sheet.frame(lefts[1] + column, middle - padded.shape[0] / 2 + row, width, height)
+            sheet.frame(lefts[2] + column, middle - dx.shape[0] / 2 + row, 1, 1)
+            met = padded[row : row + height, column : column + width]
             factors = zip(rotated.flat, met.flat, strict=True)
             products = [rf"{_number(a)} \cdot {_signed(b)}" for a, b in factors if b]
-            line = " + ".join(products) or "0"
-            drawn.text(columns / 2, rows + 2.3, f"${line} = {_number(dx[place])}$", 0.42)
-        return drawn
+            line = f"${' + '.join(products) or '0'} = {_number(dx[place])}$"
+            sheet.text(columns / 2, rows - 0.75, line, 0.42)
+        return sheet
 
+    kernel, operand = "w, rotated", "dy, padded" if stride == 1 else "dy, spread and padded"
+    frames = [draw("w", "dy")]
+    if stride > 1:
+        frames.append(draw("w", "dy, spread"))
+    frames += [draw("w", operand), draw(kernel, operand)]
+    introduction = [2 * milliseconds] * len(frames)
     places = list(np.ndindex(dx.shape))
-    frames = [sheet(None, 0), *(sheet(place, n) for n, place in enumerate(places, 1))]
-    frames.append(sheet(None, dx.size))
-    durations = [2 * milliseconds, *(milliseconds for _ in places), 4 * milliseconds]
+    frames += [draw(kernel, operand, place, n) for n, place in enumerate(places, 1)]
+    frames.append(draw(kernel, operand, known=dx.size))
+    durations = [*introduction, *(milliseconds for _ in places), 4 * milliseconds]
     return Animation(frames, durations, alt)
 
 
