@@ -119,8 +119,8 @@ def errata(where):
 # @title Drawing
 from cnnvjp.plot import FAINT, INK, LINE, NAME, TINTS, Sheet, window
 
-BLUE, RED = "#1f6fb5", "#c8452f"
-NINE = np.array(TINTS).reshape(3, 3)
+BLUE, RED, MARGIN = "#1f6fb5", "#c8452f", "#eceadf"
+NINE, FOUR = np.array(TINTS).reshape(3, 3), np.array(TINTS[:4]).reshape(2, 2)
 HEAT = ("#ffffff", "#fbe7c0", "#f7c36b", "#ee8f3c")  # for 0, 1, 2, 3
 
 
@@ -137,6 +137,16 @@ def pixels(sheet, left, top, image, title=None, side=1.0):
         sheet.box(x, y, side, side, facecolor=colour, edgecolor=LINE, linewidth=0.7)
     if title:
         sheet.text(left + side * image.shape[1] / 2, top - 0.42, title, 0.32)
+
+
+def wide(sheet, left, top, values, title=None):
+    """Draws a 2×2 matrix with room for long numbers, in the colours of four windows."""
+    for (i, j), value in np.ndenumerate(np.asarray(values)):
+        x, y = left + 1.6 * j, top + i
+        sheet.box(x, y, 1.6, 1, facecolor=FOUR[i, j], edgecolor=LINE, linewidth=0.8)
+        sheet.text(x + 0.8, y + 0.5, f"${value:.0f}$")
+    if title:
+        sheet.text(left + 1.6, top - 0.42, title, 0.34)
 
 
 def axes(sheet, left, top, across, up, names="ij"):
@@ -201,12 +211,14 @@ for number, (title, values) in enumerate(steps.items()):
         [label(k, "m") for k in range(first, first + 5)],
         [label(k, "n") for k in range(first, first + 5)],
     )
+    [(row, column)] = np.argwhere(values == 1)
+    sheet.frame(left + column, 1.3 + row, 1, 1)
     if number:
         sheet.text(left - 1.05, 3.2, "→", 0.5)
 sheet
 
 # %% [markdown]
-# In the last picture the kernel lies turned by half a turn, with its $w_{0,0} = 1$ at the pixel $(m, n)$ itself. So **a convolution is a correlation with the kernel flipped both ways**. The direction of the axes does not matter to this; it will matter in section 2.
+# In the last picture the kernel lies turned by half a turn, with its $w_{0,0} = 1$ (framed) at the pixel $(m, n)$ itself. So **a convolution is a correlation with the kernel flipped both ways**. The direction of the axes does not matter to this; it will matter in section 2.
 #
 # **In code.** `flip_kernel=True` makes `cnnvjp.conv` a convolution. An image of nine powers of ten shows which entry of the kernel met which pixel: they are the digits of the result.
 
@@ -288,14 +300,16 @@ pixels(sheet, 0.6, 1.3, P, "P")
 sheet.text(6.5, 3.8, "→", 0.6)
 padded = np.asarray(cnnvjp.pad(P[..., None], right_and_up)[..., 0])
 pixels(sheet, 7.5, 1.3, padded, "P with zeros below and left")
+for row, column in [(k, 0) for k in range(6)] + [(5, k) for k in range(1, 6)]:
+    sheet.box(7.5 + column, 1.3 + row, 1, 1, facecolor=MARGIN, edgecolor=LINE, linewidth=0.7)
 sheet.text(14.5, 3.8, "⊗", 0.6)
 sheet.matrix(15.5, 2.8, shift[::-1, ::-1], None, {(1, 0): HEAT[2]}, "W, turned")
 sheet.text(18.5, 3.8, "=", 0.6)
 pixels(sheet, 19.6, 1.3, Z, "P, shifted")
 sheet.frame(7.5 + 3, 1.3 + 1, 2, 2, RED)
-sheet.frame(7.5 + 3, 1.3 + 2, 1, 1, RED, linestyle=":")
+sheet.axes.plot(7.5 + 3.5, 1.3 + 2.5, "o", color="white", markersize=5)
 sheet.frame(19.6 + 3, 1.3 + 1, 1, 1, RED)
-sheet.text(12.8, 7.9, "each output takes the pixel to the left of it and below", 0.32)
+sheet.text(12.8, 7.9, "each output takes the pixel to the left of it and below (dot)", 0.32)
 sheet
 
 # %%
@@ -340,7 +354,7 @@ assert not np.array_equal(worded, Z) and not np.array_equal(printed, Z)
 #
 # with the origin in the middle. iii) By P8.1, flip it both ways: $\tfrac12\ \tfrac12\ 0$ in the middle row. A correlation kernel shows where a value comes *from*, a convolution kernel where it goes *to*.
 #
-# The image of E8.1 (ours) has two lines that fall to the right or rise, an upright one and a horizontal one:
+# The image of E8.1 (ours) has four lines: one falls to the right, one rises, one is upright and one horizontal.
 
 # %%
 IMAGE = drawn(
@@ -366,7 +380,7 @@ sheet.text(10.7, 8.5, "⊗", 0.6)
 sheet.matrix(12, 7, HALVES[0, (2 * from_left).astype(int)], None, heat(2 * from_left), "W, turned")
 sheet.text(15.9, 3, "=", 0.6)
 sheet.text(15.9, 8.5, "=", 0.6)
-pixels(sheet, 16.8, 2, average, "both")
+pixels(sheet, 16.8, 2, average, "P, averaged")
 sheet
 
 # %%
@@ -516,7 +530,7 @@ agree(
 # The 3 is still there, and there is still only one: a falling line somewhere in rows 3 and 4, columns 3 and 4. Where exactly is forgotten, and that is the purpose. Moved by one pixel to the right and down, the line's middle stays in the same window:
 
 # %%
-moved = np.roll(IMAGE, (1, 1), (0, 1))
+moved = np.pad(IMAGE, ((1, 0), (1, 0)))[:8, :8]
 assert not np.array_equal(correlate(FALLING, moved, 1) == 3, seen == 3)
 agree(before=pooled == 3, after=max_pool(correlate(FALLING, moved, 1), 2) == 3)
 
@@ -588,7 +602,7 @@ found, counts = np.asarray(find(letters, strokes)), count(letters, strokes)
 # @title The picture
 INKS = (BLUE, RED, "#2f8f4e", "#8a3fb0")
 sheet = Sheet(
-    33.4, 22.6, "The letters with the strokes found in them, and their four counts.", cell=0.28
+    33.4, 21.2, "The letters with the strokes found in them, and their four counts.", cell=0.28
 )
 for number, (name, stroke) in enumerate(STROKES.items()):
     left = 2.2 + 7.6 * number
@@ -650,11 +664,11 @@ assert alike(counts) == []
 assert alike(counts[:, :3]) == ["AD", "LT", "MW"]
 
 # %% [markdown]
-# Is four the least? The set is minimal in the sense that each of its strokes is needed. Whether another set is smaller, only a search can say. There are $2^9 - 1 = 511$ templates of black pixels in 3×3. One convolution with 511 output channels counts them all; many give the same counts as another, such as a template and the same one moved, and 142 are left. All pairs and all triples of those can be tried.
+# Is four the least? The set is minimal in the sense that each of its strokes is needed. Whether another set is smaller, only a search can say. There are $2^9 - 1 = 511$ templates of black pixels in 3×3. One convolution with 511 output channels counts them all, with a margin around the letters so that no place is missed. Many give the same counts as another, such as a template and the same one moved, and 122 are left. All pairs and all triples of those can be tried.
 
 # %%
 templates = [np.reshape(bits, (3, 3)) for bits in product((0.0, 1.0), repeat=9)][1:]
-every = count(letters, templates)
+every = count(np.pad(letters, ((0, 0), (3, 3), (3, 3), (0, 0))), templates)
 _, first = np.unique(every, axis=1, return_index=True)
 tried = sorted(first.tolist())
 
@@ -672,14 +686,15 @@ pairs, triples = tell_apart(combinations(tried, 2)), tell_apart(combinations(tri
 print(
     f"{len(templates)} templates, {len(tried)} different: {len(pairs)} pairs, {len(triples)} triples"
 )
-assert (len(templates), len(tried), len(pairs), len(triples)) == (511, 142, 0, 154)
+assert (len(templates), len(tried), len(pairs), len(triples)) == (511, 122, 0, 9)
 
 # %% [markdown]
-# **No two templates tell all letters apart by counting, and three do.** Of the 154 triples one still looks like strokes: a horizontal line, an upright one of two pixels, and a bend. The others count single pixels, or pixels that are not joined. They pass the same test, but on this font and by chance.
+# **No two templates tell all letters apart by counting, and three do**, in nine ways. One of the nine still looks like strokes: a horizontal line, an upright one of two pixels, and a bend. So the least number is three for this font. Whether the same three carry over to another font is a question that no count of letters answers; there the four strokes, of which each is a part of how letters are written, are the better guess.
 
 # %%
 three = [drawn("...", "###", "..."), drawn("...", ".#.", ".#."), drawn("...", "##.", "..#")]
 assert alike(count(letters, three)) == []
+agree(here=count(letters, three), elsewhere=count(elsewhere, three))
 
 sheet = Sheet(15.4, 5.2, "Three templates that are enough.")
 for number, (template, name) in enumerate(
@@ -699,13 +714,13 @@ sheet
 #
 # $$S_r = \frac{R_r + 2P^d - r}{S^t} + 1 \qquad \text{[H] 8.18}$$
 #
-# i) $(15 + 2 - 3)/2 + 1 = 8$, so 8×8. ii) $15 + 2P^d - 3 + 1 = 15$ gives $P^d = 1$: in general $(r - 1)/2$, if $r$ is odd. A dot is a place of the kernel's middle:
+# i) $(15 + 2 - 3)/2 + 1 = 8$, so 8×8. ii) $15 + 2P^d - 3 + 1 = 15$ gives $P^d = 1$: in general $(r - 1)/2$, if $r$ is odd. A dot is a place of the kernel's middle; framed are its first two windows and its last:
 
 # %%
 sheet = Sheet(38.4, 20.6, "The places of the kernel's middle, at stride 2 and at stride 1.")
 for number, step in enumerate((2, 1)):
     left, top = 0.8 + 19.6 * number, 1.6
-    sheet.box(left, top, 17, 17, facecolor="#eceadf", edgecolor=LINE)
+    sheet.box(left, top, 17, 17, facecolor=MARGIN, edgecolor=LINE)
     sheet.box(left + 1, top + 1, 15, 15, facecolor="white", edgecolor=LINE)
     for k in range(1, 17):
         sheet.axes.plot([left + k] * 2, [top, top + 17], color=LINE, linewidth=0.5)
@@ -767,7 +782,7 @@ assert output_size(16, 3, padding=1, stride=2) == (8, 8)
 # %%
 A = jnp.asarray(np.arange(24.0).reshape(2, 2, 6) % 7)  # two maps, 2×6
 lw = jnp.array([3.0, 5.0])
-dlz = jnp.array([[[1.0, 10.0]], [[100.0, 1000.0]]])
+dlz = jnp.array([[[1.0, 10.0]], [[2.0, 20.0]]])
 size = (2, 3)
 
 
@@ -790,7 +805,7 @@ def entries(values):
     return np.array([[f"{v:.0f}" for v in row] for row in np.asarray(values)])
 
 
-sheet = Sheet(22.4, 8.2, "Each sensitivity is repeated over its window, times the weight.")
+sheet = Sheet(19.4, 8.2, "Each sensitivity is repeated over its window, times the weight.")
 for h, top in ((0, 1.3), (1, 5)):
     colours = TINTS[2 * h : 2 * h + 2]
     blocks = {}
@@ -851,30 +866,27 @@ agree(back_and_forth=cnnvjp.sum_pool(cnnvjp.repeat(last(dlz), size), size), rc=6
 A = jnp.arange(1.0, 17).reshape(4, 4)
 dlz = jnp.array([[1.0, 10.0], [100.0, 1000.0]])
 sums = np.asarray(cnnvjp.sum_pool(A[..., None], 2)[..., 0])
-products = sums * dlz
+products = sums * np.asarray(dlz)
 _, backward = jax.vjp(lambda lw: weighted(A[None], lw, 2), jnp.array([3.0]))
 (dlw,) = backward(dlz[None])
 
 sheet = Sheet(27, 6.6, "The windows' sums, times the sensitivities, summed.")
-four = np.array(TINTS[:4]).reshape(2, 2)
 blocks = {}
 for i, j in np.ndindex(2, 2):
-    blocks |= window(2 * i, 2 * j, np.full((2, 2), four[i, j]))
+    blocks |= window(2 * i, 2 * j, np.full((2, 2), FOUR[i, j]))
 sheet.matrix(0.6, 1.3, entries(A), None, blocks, r"$\mathbf{A}$")
 for i, j in np.ndindex(2, 2):
     sheet.frame(0.6 + 2 * j, 1.3 + 2 * i, 2, 2)
 sheet.text(5.9, 3.3, "⊞", 0.6)
 sheet.text(5.9, 4.1, "→", 0.6)
-sheet.matrix(7.2, 2.3, entries(sums), None, window(0, 0, four), r"$\boxplus\,\mathbf{A}$")
+sheet.matrix(7.2, 2.3, entries(sums), None, window(0, 0, FOUR), r"$\boxplus\,\mathbf{A}$")
 sheet.text(10.2, 3.3, "∘", 0.6)
-sheet.matrix(11.2, 2.3, entries(dlz), None, window(0, 0, four), r"$d\mathbf{LZ}$")
-sheet.text(14.2, 3.3, "=", 0.6)
-for (i, j), value in np.ndenumerate(np.asarray(products)):
-    sheet.box(15.2 + 1.8 * j, 2.3 + i, 1.8, 1, facecolor=four[i, j], edgecolor=LINE, linewidth=0.8)
-    sheet.text(16.1 + 1.8 * j, 2.8 + i, f"${value:.0f}$")
-sheet.text(20, 3.3, "⊞", 0.6)
-sheet.text(20, 4.1, "→", 0.6)
-sheet.text(23.4, 3.3, f"$dlw = {dlw.item():.0f}$", 0.44)
+wide(sheet, 11.2, 2.3, dlz, r"$d\mathbf{LZ}$")
+sheet.text(15.3, 3.3, "=", 0.6)
+wide(sheet, 16.2, 2.3, products)
+sheet.text(20.4, 3.3, "⊞", 0.6)
+sheet.text(20.4, 4.1, "→", 0.6)
+sheet.text(23.7, 3.3, f"$dlw = {dlw.item():.0f}$", 0.44)
 sheet
 
 # %%
@@ -930,18 +942,16 @@ LZ, backward = jax.vjp(pool_maps, A)
 sheet = Sheet(24.8, 12.7, "The largest of each window, and where each sensitivity goes.")
 for h, top in ((0, 1.4), (1, 7.4)):
     won = np.asarray(A[h]) == np.kron(np.asarray(LZ[h]), np.ones(size))
-    tints = {(int(u), int(v)): four[u // 2, v // 3] for u, v in np.argwhere(won)}
+    tints = {(int(u), int(v)): FOUR[u // 2, v // 3] for u, v in np.argwhere(won)}
     sheet.matrix(0.6, top, A[h], None, tints, rf"$\mathbf{{A}}^{h + 1}$")
     sheet.text(7.5, top + 2, "→", 0.6)
-    sheet.matrix(8.6, top + 1, LZ[h], None, window(0, 0, four), rf"$\mathbf{{LZ}}^{h + 1}$")
-    sheet.matrix(12.6, top + 1, dlz[h], None, window(0, 0, four), rf"$d\mathbf{{LZ}}^{h + 1}$")
+    sheet.matrix(8.6, top + 1, LZ[h], None, window(0, 0, FOUR), rf"$\mathbf{{LZ}}^{h + 1}$")
+    sheet.matrix(12.6, top + 1, dlz[h], None, window(0, 0, FOUR), rf"$d\mathbf{{LZ}}^{h + 1}$")
     sheet.matrix(18.2, top, da[h], None, tints, rf"$d\mathbf{{A}}^{h + 1}$")
     for i, j in np.ndindex(2, 2):
         sheet.frame(0.6 + 3 * j, top + 2 * i, 3, 2)
         sheet.frame(18.2 + 3 * j, top + 2 * i, 3, 2)
-    for u, v in tints:
-        i, j = u // 2, v // 3
-        sheet.arrow((12.6 + j + 0.85, top + 1 + i + 0.5), (18.2 + v + 0.1, top + u + 0.5))
+    sheet.text(16.1, top + 2, "→", 0.6)
 sheet
 
 # %%
@@ -990,29 +1000,19 @@ N, backward = jax.vjp(lambda z, b: cnnvjp.scale(z[..., None], b)[..., 0], LZ, b)
 dlz, db = backward(dn)
 
 sheet = Sheet(26.2, 9.2, "Both paths across a product net input.")
-
-
-def wide(left, top, values, title=None):
-    """A 2×2 matrix with room for long numbers."""
-    for (i, j), value in np.ndenumerate(np.asarray(values)):
-        x, y = left + 1.6 * j, top + i
-        sheet.box(x, y, 1.6, 1, facecolor=four[i, j], edgecolor=LINE, linewidth=0.8)
-        sheet.text(x + 0.8, y + 0.5, f"${value:.0f}$")
-    if title:
-        sheet.text(left + 1.6, top - 0.42, title, 0.34)
-
-
-wide(0.9, 1.6, LZ, r"$\mathbf{LZ}$")
+wide(sheet, 0.9, 1.6, LZ, r"$\mathbf{LZ}$")
 sheet.text(5.7, 2.6, "× $b = 7$  →", 0.42)
-wide(7.3, 1.6, N, r"$\mathbf{N}$")
-wide(7.3, 5.8, dn, r"$d\mathbf{N}$")
+wide(sheet, 7.3, 1.6, N, r"$\mathbf{N}$")
+wide(sheet, 7.3, 5.8, dn, r"$d\mathbf{N}$")
 sheet.text(5.7, 6.8, "← × $b$", 0.42)
-wide(0.9, 5.8, dlz, r"$d\mathbf{LZ}$")
+wide(sheet, 0.9, 5.8, dlz, r"$d\mathbf{LZ}$")
 sheet.text(12.1, 6.8, r"∘ $\mathbf{LZ}$  →", 0.42)
-wide(13.7, 5.8, LZ * dn)
+wide(sheet, 13.7, 5.8, LZ * dn)
 sheet.text(18.2, 6.8, "⊞  →", 0.5)
 sheet.text(22.2, 6.8, f"$db = {db:.0f}$", 0.44)
 sheet.arrow((8.9, 3.8), (8.9, 4.9))
+sheet.text(11.4, 4.3, "the layers above, $F$", 0.34, color=NAME)
+sheet.text(16.6, 2.6, r"forward: $n_{i,j} = b\, lz_{i,j}$", 0.42)
 sheet
 
 # %%
@@ -1083,7 +1083,7 @@ def stage_by_stage(image, name):
     values = model.intermediates(params, state, jnp.asarray(image)[..., None])
     logits = np.asarray(values["n3"])
     p = np.asarray(cnnvjp.softmax(logits))
-    sheet = Sheet(33.6, 27.3, f"A {name} on its way through the designed network.", cell=0.28)
+    sheet = Sheet(33.6, 26.6, f"A {name} on its way through the designed network.", cell=0.28)
     sheet.image(0.7, 10.3, 5.4, 5.4, image, limits=(0, 1.16), colours="gray_r")
     sheet.text(3.4, 9.6, name, 0.56)
     for x, title in (
@@ -1104,16 +1104,19 @@ def stage_by_stage(image, name):
         sheet.text(11.1, middle, "→", 0.5)
         sheet.text(17.4, middle, "→", 0.5)
         sheet.text(24, middle, "→", 0.5)
-        sign = "+" if k < 2 else "−"
-        sheet.text(30.4, middle - 0.4, f"{answers[k]:.0f} found", 0.5, ha="left")
-        sheet.text(
-            30.4, middle + 0.5, f"{sign}2 each", 0.5, ha="left", color=BLUE if k < 2 else RED
-        )
+        signs = "+−" if k < 2 else "−+"
+        sheet.text(30.4, middle - 0.9, f"{answers[k]:.0f} found", 0.5, ha="left")
+        for line, (sign, shape) in enumerate(zip(signs, ("square", "diamond"), strict=True)):
+            sheet.text(30.4, middle + 0.8 * line, f"{shape} {sign}2", 0.46, ha="left", color=NAME)
     for n, colour in enumerate(matplotlib.colormaps["YlOrBr"]([0.0, 1 / 3, 2 / 3, 1.0])):
         sheet.box(11.6 + 1.3 * n, 25.2, 0.6, 0.6, facecolor=colour, edgecolor=LINE)
         sheet.text(12.45 + 1.3 * n, 25.5, f"{n}", 0.45)
-    result = f"square: n = {logits[0]:.0f}, p = {p[0]:.3f}     diamond: n = {logits[1]:.0f}, p = {p[1]:.3f}"
-    sheet.text(18.2, 25.5, result, 0.54, ha="left")
+    square_n, diamond_n = (f"{n:.0f}".replace("-", "−") for n in logits)
+    for x, shape, net, share in (
+        (20.7, "square", square_n, p[0]),
+        (28.6, "diamond", diamond_n, p[1]),
+    ):
+        sheet.text(x, 25.5, f"{shape}: n = {net}, p = {share:.3f}", 0.52)
     return sheet
 
 
@@ -1181,7 +1184,7 @@ for label, outlines in enumerate((squares(), diamonds())):
     hardest.append(images[ahead.argmin()])
 
 # %% [markdown]
-# **What it does not know.** The design is right on what it was made for, and says nothing of the rest. A filled square has lines of all four directions inside and ties; a filled diamond is taken for a square; a dashed outline has no three pixels in a row, and nothing is found.
+# **What it does not know.** The design is right on what it was made for; on other images it still answers, and may be wrong. The first two images below are those on which it is least ahead. A filled square has lines of all four directions inside and ties; a filled diamond is taken for a square; a dashed outline has no three pixels in a row, and nothing is found.
 
 # %%
 filled_square = np.zeros((15, 15))
