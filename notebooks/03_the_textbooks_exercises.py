@@ -1181,6 +1181,11 @@ for label, outlines in enumerate((squares(), diamonds())):
     )
     assert len(np.unique(images, axis=0)) == len(images) == (506, 286)[label]
     assert ahead.min() == (16, 8)[label] and p.min() > 0.999
+
+    answers = model.intermediates(params, state, jnp.asarray(images)[..., None])["a2"].sum((1, 2))
+    own, other = answers[:, 2 * label : 2 * label + 2], answers[:, 2 - 2 * label : 4 - 2 * label]
+    assert own.min() > 0 and own.sum(1).min() == (4, 2)[label]  # s ≥ 4, d ≥ 2
+    assert not other.any()  # no template of the other kind ever matches
     hardest.append(images[ahead.argmin()])
 
 # %% [markdown]
@@ -1213,6 +1218,7 @@ sheet
 # %%
 assert says[0] > 0.999 and says[1] < 0.001
 assert says[2] == says[4] == 0.5  # undecided
+assert not model.intermediates(params, state, jnp.asarray(dashed)[..., None])["a2"].any()
 assert says[3] > 0.999  # wrong
 
 # %% [markdown]
