@@ -689,7 +689,7 @@ print(
 assert (len(templates), len(tried), len(pairs), len(triples)) == (511, 122, 0, 9)
 
 # %% [markdown]
-# **No two templates tell all letters apart by counting, and three do**, in nine ways. One of the nine still looks like strokes: a horizontal line, an upright one of two pixels, and a bend. So the least number is three for this font. Whether the same three carry over to another font is a question that no count of letters answers; there the four strokes, of which each is a part of how letters are written, are the better guess.
+# **No two templates tell all letters apart by counting, and three do**, in nine ways. So three is the least for this font, if the templates may be any. Here is one of the nine that still looks like strokes: a horizontal line, an upright one of two pixels, and a bend.
 
 # %%
 three = [drawn("...", "###", "..."), drawn("...", ".#.", ".#."), drawn("...", "##.", "..#")]
@@ -756,7 +756,7 @@ for r in (1, 3, 5, 7):
     assert output_size(15, r, padding=(r - 1) // 2, stride=1) == (15, 15)
 
 # %% [markdown]
-# Here 14 is even and the division exact. An image of 16×16 would have 15/2: the last row is never reached, the quotient is rounded down, and the output is 8×8 as well. [H] 8.18 and 8.19 leave that out.
+# Here 14 is even and the division exact. An image of 16×16 would have 15/2: the lowest row of zeros is never reached, the quotient is rounded down, and the output is 8×8 as well. [H] 8.18 and 8.19 leave that out.
 
 # %%
 errata("8.18 and 8.19")
