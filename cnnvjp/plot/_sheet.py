@@ -75,8 +75,7 @@ class Sheet:
         return small.getvalue()
 
     def _shades(self) -> int:
-        """How many colours the picture needs, with those at the edges of letters: notebooks stay
-        small by this."""
+        """How many colours the picture needs, edges of letters included."""
         if self.axes.images:
             return 160
         colours = {box.get_facecolor() for box in self.axes.patches if box.get_fill()}
