@@ -70,7 +70,7 @@ class Sheet:
         """Makes an empty sheet."""
         cell = min(0.6, 9.4 / columns) if cell is None else cell
         self.alt, self.points = alt, 72 * cell
-        self.figure = Figure((columns * cell, rows * cell), dpi=108, facecolor=PAPER)
+        self.figure = Figure((columns * cell, rows * cell), dpi=96, facecolor=PAPER)
         self.axes = self.figure.add_axes((0, 0, 1, 1))
         self._extent = (0, columns), (rows, 0)
         self.axes.set(xlim=self._extent[0], ylim=self._extent[1])
@@ -82,14 +82,14 @@ class Sheet:
 
     def _repr_png_(self) -> bytes:
         small = io.BytesIO()
-        # A palette makes notebooks small.
-        few = self._image().quantize(64, dither=PIL.Image.Dither.NONE)
+        # A palette makes notebooks small. Numbers need few colours, maps need shades.
+        few = self._image().quantize(160 if self.axes.images else 24, dither=PIL.Image.Dither.NONE)
         few.save(small, "PNG", optimize=True)
         return small.getvalue()
 
-    def _image(self) -> PIL.Image.Image:
+    def _image(self, dpi: int = 96) -> PIL.Image.Image:
         picture = io.BytesIO()
-        self.figure.savefig(picture, format="png", facecolor=PAPER)
+        self.figure.savefig(picture, format="png", facecolor=PAPER, dpi=dpi)
         return PIL.Image.open(picture).convert("RGB")
 
     def save(self, path: str | os.PathLike[str], **options: Any) -> None:
@@ -215,8 +215,8 @@ class Animation:
 
     def __init__(self, frames: Sequence[Sheet], durations: Sequence[int], alt: str):
         """Draws the frames."""
-        drawn = [frame._image() for frame in frames]
-        palette = drawn[-2:][0].quantize(64)
+        drawn = [frame._image(dpi=80) for frame in frames]
+        palette = drawn[-2:][0].quantize(24)
         pictures = [
             image.quantize(palette=palette, dither=PIL.Image.Dither.NONE) for image in drawn
         ]

@@ -47,8 +47,8 @@ def test_a_sheet_is_a_picture_of_its_size(tmp_path):
     sheet.matrix(1, 1, [[1, -2.5], [0, 12345.678]], [["a", ""], ["", "b"]], {(0, 1): "#ff0000"})
     assert repr(sheet) == "Numbers."
     picture = PIL.Image.open(io.BytesIO(sheet._repr_png_()))
-    assert picture.size == (540, 270)  # 5 by 2.5 inches of 108 points
-    cell = 54
+    assert picture.size == (480, 240)  # 5 by 2.5 inches of 96 points
+    cell = 48
     # A tinted cell, a white one, the ground: in its corner, away from the numbers.
     pixels = picture.convert("RGB")
     assert pixels.getpixel((int(2.1 * cell), int(1.1 * cell))) == (255, 0, 0)
