@@ -196,7 +196,7 @@ def field(sheet, left, top, values, title=None, digits=2, size=0.3):
 # **Claim.** Each $\delta$ goes to the pixel that was the largest of its window; all other pixels receive 0.
 #
 # Why? Let the winner grow a little: the output grows by as much, so that $\partial y/\partial x = 1$. Let any other pixel of the window grow a little: it still loses, and the output stays, so that $\partial y/\partial x = 0$. [J] calls this gradient routing and its pixel the "winning unit"; [H] E8.8 leaves the derivation as an exercise.
-
+#
 # In the picture each window has a colour, and so have its winner and its $\delta$.
 
 # %%
@@ -235,7 +235,7 @@ agree(
 # %% [markdown]
 # The differences are exact because the step is small enough that no other pixel takes the lead.
 #
-# The backward pass does not compare again. The forward pass notes the winner's place in its window, a number from 0 to 3 here, and this is all that it keeps. What the rule does with it is the equation
+# The backward pass does not compare again. The forward pass notes the winner's place in its window, a number from 0 to 3 here, and this is all that it keeps (but for `ties="split"`, of which more below). What the rule does with it is the equation
 #
 # $$\frac{\partial L}{\partial x_j} = \sum_{i\,:\; j \text{ won window } i} \delta_i.$$
 
@@ -295,7 +295,7 @@ print(inspect.getsource(_routing.share))
 #
 # $$L(z) \;\ge\; L(x) + \sum_j g_j\,(z_j - x_j) \quad \text{for all } z.$$
 #
-# Check it at ten thousand places. Shares that add up to 2, such as giving all of $\delta$ to each tied pixel, fail.
+# Check it at ten thousand places. Shares that add up to more than 1, such as all of $\delta$ for each tied pixel, fail.
 
 # %%
 random = np.random.default_rng(0)
@@ -492,13 +492,13 @@ print(inspect.getsource(sum_pooling._avg_pool_bwd))
 #
 # [H] gives average pooling a weight that is trained, one for each map:
 #
-# $$z_{i,j} = \Big\{ \sum_{k=1}^{r}\sum_{l=1}^{c} v_{r(i-1)+k,\,c(j-1)+l} \Big\}\, w, \qquad \mathbf{Z} = w\, \boxplus^{ave}_{r,c} \mathbf{V} \qquad \text{[H] 8.22, 8.23}$$
+# $$z_{i,j} = \Big\lbrace \sum_{k=1}^{r}\sum_{l=1}^{c} v_{r(i-1)+k,\,c(j-1)+l} \Big\rbrace \, w, \qquad \mathbf{Z} = w\, \boxplus^{ave}_{r,c} \mathbf{V} \qquad \text{[H] 8.22, 8.23}$$
 #
 # $\boxplus$ sums each block. (It is the average if $w = 1/(rc)$.)
 #
 # **Claim.** There are two gradients. Each $\delta$, times the weight, is copied over its block; and the weight's gradient is the sum of the blocks' sums, each times its $\delta$:
 #
-# $$\mathbf{dA} = lw\; \boxtimes_{r,c}\, \mathbf{dLZ} \qquad \text{[H] P8.3} \qquad\qquad dlw = \sum_{i,j} dlz_{i,j} \Big\{ \sum_{u,v} a_{r(i-1)+u,\,c(j-1)+v} \Big\} \qquad \text{[H] P8.4}$$
+# $$\mathbf{dA} = lw\; \boxtimes_{r,c}\, \mathbf{dLZ} \qquad \text{[H] P8.3} \qquad\qquad dlw = \sum_{i,j} dlz_{i,j} \Big\lbrace \sum_{u,v} a_{r(i-1)+u,\,c(j-1)+v} \Big\rbrace \qquad \text{[H] P8.4}$$
 #
 # $\boxtimes$ repeats each number over a block of $r \times c$; the library calls it `repeat`.
 

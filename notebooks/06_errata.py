@@ -160,9 +160,9 @@ def no_slope(_):
 #
 # ## [J] Jefkine
 #
-# [J] uses two signs, and keeping them apart is most of the work: $\otimes$ is cross-correlation, which slides the kernel as it is, and $*$ is convolution, which flips it.
+# [J] uses two signs, and keeping them apart is most of the work: $\otimes$ is cross-correlation, which slides the kernel as it is, and $\ast$ is convolution, which flips it.
 #
-# $$(I \otimes K)_{ij} = \sum_{m=0}^{k_1-1}\sum_{n=0}^{k_2-1} I(i+m,\,j+n)\,K(m,n) \quad \text{[J] 1}, \qquad (I * K)_{ij} = \sum_{m=0}^{k_1-1}\sum_{n=0}^{k_2-1} I(i-m,\,j-n)\,K(m,n) \quad \text{[J] 2}$$
+# $$(I \otimes K)_{ij} = \sum_{m=0}^{k_1-1}\sum_{n=0}^{k_2-1} I(i+m,\,j+n)\,K(m,n) \quad \text{[J] 1}, \qquad (I \ast K)_{ij} = \sum_{m=0}^{k_1-1}\sum_{n=0}^{k_2-1} I(i-m,\,j-n)\,K(m,n) \quad \text{[J] 2}$$
 #
 # ### 1. [J] 3: the limits keep their signs
 #
@@ -209,7 +209,7 @@ assert same(eq.j_1(I, symmetric), convolve(I, symmetric, "valid"))  # here it ma
 #
 # | printed | corrected |
 # | --- | --- |
-# | $\displaystyle(I * K)_{ij} = \sum_{m}\sum_{n}\sum_{c=1}^{C} K_{m,n,c}\, I_{i+m,\,j+n,\,c} + b$ | $\displaystyle(I \otimes K)_{ijd} = \sum_{m}\sum_{n}\sum_{c=1}^{C} K_{m,n,c,d}\, I_{i+m,\,j+n,\,c} + b_d$ |
+# | $\displaystyle(I \ast K)_{ij} = \sum_{m}\sum_{n}\sum_{c=1}^{C} K_{m,n,c}\, I_{i+m,\,j+n,\,c} + b$ | $\displaystyle(I \otimes K)_{ijd} = \sum_{m}\sum_{n}\sum_{c=1}^{C} K_{m,n,c,d}\, I_{i+m,\,j+n,\,c} + b_d$ |
 #
 # The bank has $D$ filters and $D$ biases, $K \in \mathbb{R}^{k_1 \times k_2 \times C \times D}$. Without the index $d$ there is a single map, of a single filter. The check is `lax.conv_general_dilated`.
 
@@ -233,7 +233,7 @@ told_apart("[J]", "4", printed=one_map.shape, corrected=maps.shape, check=checke
 #
 # | printed | corrected |
 # | --- | --- |
-# | $(I * K)_{ij} = \sum_m\sum_n K_{m,n}\, I_{i+m,\,j+n} + b$, the kernel being "flipped" | $(I \otimes K)_{ij} + b$ is this sum, and nothing is flipped |
+# | $(I \ast K)_{ij} = \sum_m\sum_n K_{m,n}\, I_{i+m,\,j+n} + b$, the kernel being "flipped" | $(I \otimes K)_{ij} + b$ is this sum, and nothing is flipped |
 #
 # The right-hand side reads $I_{i+m,\,j+n}$; by [J] 1 this is $\otimes$. With [J] 2 read into the left-hand side, the result is another. Here the right-hand side is written out, window by window.
 
@@ -303,7 +303,7 @@ assert same(slope(lambda y: eq.j_9_as_named(t, y), predicted), 2 / 3 * (predicte
 # | --- | --- |
 # | $\partial E/\partial w_1 = \delta_4 o_1 + \delta_3 o_2 + \delta_2 o_4 + \delta_1 o_5$ | $\partial E/\partial w_1 = \delta_1 o_1 + \delta_2 o_2 + \delta_3 o_4 + \delta_4 o_5$ |
 #
-# [J] 14 writes the kernel's gradient as $\text{rot}_{180}\{\delta\} * o$. Rotated once by the formula and once more by $*$, $\delta$ lies on $o$ as it is, which is right. The picture that goes with it is not in the text that reached us; a reader says that it multiplies the rotated $\delta$ with $o$ as it lies.
+# [J] 14 writes the kernel's gradient as $\text{rot}_{180}\lbrace \delta\rbrace \ast o$. Rotated once by the formula and once more by $\ast$, $\delta$ lies on $o$ as it is, which is right. The picture that goes with it is known here by a reader's comment only, which says that it multiplies the rotated $\delta$ with $o$ as it lies.
 
 # %%
 o = np.arange(1.0, 10.0).reshape(3, 3)
@@ -344,9 +344,9 @@ told_apart(
 #
 # | printed | corrected |
 # | --- | --- |
-# | $\displaystyle\text{rot}_{180}\Big\{\sum_m\sum_n \delta_{i'+m,\,j'+n}\, w_{m,n}\Big\} f'(x_{i',j'})$ | $\displaystyle\sum_m\sum_n \delta_{i'+m-k_1+1,\,j'+n-k_2+1}\ \text{rot}_{180}\{w\}_{m,n}\ f'(x_{i',j'})$ |
+# | $\displaystyle\text{rot}_{180}\Big\lbrace \sum_m\sum_n \delta_{i'+m,\,j'+n}\, w_{m,n}\Big\rbrace f'(x_{i',j'})$ | $\displaystyle\sum_m\sum_n \delta_{i'+m-k_1+1,\,j'+n-k_2+1}\ \text{rot}_{180}\lbrace w\rbrace_{m,n}\ f'(x_{i',j'})$ |
 #
-# This is the gradient of the input, and the place where the readers of [J] asked most. By [J] 20 it is $\sum \delta_{i'-m,\,j'-n}\, w_{m,n}$. To turn the minus into a plus, the *kernel* is rotated and nothing else; the shift by $k - 1$ is the border of zeros.
+# This is the gradient of the input, and a place where several readers of [J] asked. By [J] 20 it is $\sum \delta_{i'-m,\,j'-n}\, w_{m,n}$. To turn the minus into a plus, the *kernel* is rotated and nothing else; the shift by $k - 1$ is the border of zeros.
 #
 # **What happens if the sum is rotated?** Its indices reach beyond $\delta$ on one side only. But even if they are completed by a border on every side, the rotation turns the gradient round as well:
 
@@ -384,15 +384,15 @@ assert same(completed, turned)  # the gradient of another loss: that of δ turne
 assert not same(completed, gradient)
 
 # %% [markdown]
-# The rotated sum, with its border completed, is the gradient that belongs to $\text{rot}_{180}\{\delta\}$: rotating the result of $\otimes$ rotates both of its factors. A $\delta$ that looks the same after half a turn would have hidden the fault.
+# The rotated sum, with its border completed, is the gradient that belongs to $\text{rot}_{180}\lbrace \delta\rbrace$: rotating the result of $\otimes$ rotates both of its factors. A $\delta$ that looks the same after half a turn would have hidden the fault.
 #
 # ### 10. [J] 22: rotated twice is not rotated
 #
 # | printed | corrected |
 # | --- | --- |
-# | $\delta * \text{rot}_{180}\{w\}\ f'(x)$ | $\delta * w\ f'(x)$, or $\delta \otimes \text{rot}_{180}\{w\}\ f'(x)$ with zeros around $\delta$ |
+# | $\delta \ast \text{rot}_{180}\lbrace w\rbrace \ f'(x)$ | $\delta \ast w\ f'(x)$, or $\delta \otimes \text{rot}_{180}\lbrace w\rbrace \ f'(x)$ with zeros around $\delta$ |
 #
-# $*$ already rotates the kernel. Rotated by the formula, and once more by $*$, it is as it was, and slides over $\delta$ unflipped. A reader put it right: with $\otimes$ in the place of $*$ the formula holds.
+# $\ast$ already rotates the kernel. Rotated by the formula, and once more by $\ast$, it is as it was, and slides over $\delta$ unflipped. A reader put it right: with $\otimes$ in the place of $\ast$ the formula holds.
 
 # %%
 double = eq.j_22_as_printed(delta, K, I, no_slope)
@@ -743,7 +743,7 @@ told_apart(
 #
 # | printed | corrected |
 # | --- | --- |
-# | $dlw = \boxplus^{ave}\big(\mathbf{dLZ} \circ (\boxplus^{ave} \mathbf{A})\big)$, $\boxplus^{ave}$ being average pooling | $dlw = \sum_{i,j} dlz_{i,j} \big\{ \sum_{u,v} a_{r(i-1)+u,\,c(j-1)+v} \big\}$ |
+# | $dlw = \boxplus^{ave}\big(\mathbf{dLZ} \circ (\boxplus^{ave} \mathbf{A})\big)$, $\boxplus^{ave}$ being average pooling | $dlw = \sum_{i,j} dlz_{i,j} \big\lbrace \sum_{u,v} a_{r(i-1)+u,\,c(j-1)+v} \big\rbrace$ |
 #
 # As in 14, the long form above it is right and the name is not: the average that pooling takes is in $lw$ and must not be taken again. With averages $dlw$ is too small by $r \cdot c \cdot S_r \cdot S_c = 2 \cdot 2 \cdot 1 \cdot 2$.
 
@@ -834,7 +834,7 @@ for top, n in ((1.4, 3), (6.6, 4)):
     corrected = eq.b_downsampling_backward(G, 2, (n, n))
     missing = {(i, j): WRONG for i, j in np.ndindex(n, n) if max(i, j) > 2}
     sheet.matrix(15.2, top, corrected, tints=corner | missing, title=f"gradient, {n}×{n}")
-sheet.text(15.2, 11.3, "red: missing from uSample", 0.34, ha="left", color=NAME)
+sheet.text(19.2, 11.3, "red: missing from uSample", 0.34, ha="right", color=NAME)
 sheet
 
 # %%
