@@ -9,6 +9,7 @@ import numpy as np
 
 try:
     import PIL.Image
+    from matplotlib.colors import to_rgba
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 except ModuleNotFoundError as error:
@@ -69,10 +70,18 @@ class Sheet:
 
     def _repr_png_(self) -> bytes:
         small = io.BytesIO()
-        # A palette makes notebooks small. Numbers need few colours, maps need shades.
-        few = self._image().quantize(160 if self.axes.images else 24, dither=PIL.Image.Dither.NONE)
+        few = self._image().quantize(self._shades(), dither=PIL.Image.Dither.NONE)
         few.save(small, "PNG", optimize=True)
         return small.getvalue()
+
+    def _shades(self) -> int:
+        """How many colours the picture needs, with those at the edges of letters: notebooks stay
+        small by this."""
+        if self.axes.images:
+            return 160
+        colours = {box.get_facecolor() for box in self.axes.patches if box.get_fill()}
+        colours |= {to_rgba(text.get_color()) for text in self.axes.texts}
+        return 24 if len(colours) <= 9 else 80
 
     def _image(self, dpi: int = 96) -> PIL.Image.Image:
         picture = io.BytesIO()
@@ -147,8 +156,8 @@ class Sheet:
             faint = string == "$0$" and not name and (row, column) not in tints
             offset = 0.57 if name else 0.5
             # Long numbers in smaller letters, so that they stay in their cells.
-            size = min(0.36, 1.5 / max(1, len(string) - 2))
-            size = 0.36 if isinstance(entry, str) else size
+            long = not isinstance(entry, str) and len(string) > 6
+            size = 0.36 * 4 / (len(string) - 2) if long else 0.36
             self.text(x + offset, y + offset, string, size, color=FAINT if faint else INK)
             if name:
                 self.text(x + 0.22, y + 0.22, f"${name}$", 0.25, color=NAME)
@@ -221,8 +230,8 @@ def require_matrix(name: str, values: Any) -> np.ndarray:
 
 
 def number(value: Any) -> str:
-    """A number with few digits, and a proper minus sign in mathematics."""
-    return f"{value:.4g}"
+    """A number with few digits: a whole one with all that it has, up to six."""
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e6 else f"{value:.4g}"
 
 
 def _limits(values: Any) -> tuple[float, float]:
