@@ -96,12 +96,12 @@ resize, pad = map(plane, (cnnvjp.resize, cnnvjp.pad))
 
 def pull_back(forward, x, delta):
     """∂L/∂x by JAX, for L = Σ δ·forward(x)."""
-    return jax.grad(lambda x: jnp.vdot(delta, forward(x)))(x)
+    return jax.jit(jax.grad(lambda x: jnp.vdot(delta, forward(x))))(x)
 
 
 def differences(forward, x, delta, step):
     """∂L/∂x as each number of x goes up and down by a step; only forward passes."""
-    losses = jax.vmap(lambda x: jnp.vdot(delta, forward(x)))
+    losses = jax.jit(jax.vmap(lambda x: jnp.vdot(delta, forward(x))))
     steps = step * jnp.eye(x.size).reshape(-1, *x.shape)
     return (losses(x + steps) - losses(x - steps)).reshape(x.shape) / (2 * step)
 
