@@ -96,7 +96,7 @@ resize, pad = map(plane, (cnnvjp.resize, cnnvjp.pad))
 
 def pull_back(forward, x, delta):
     """∂L/∂x by JAX, for L = Σ δ·forward(x)."""
-    return jax.jit(jax.grad(lambda x: jnp.vdot(delta, forward(x))))(x)
+    return jax.jit(jax.grad(lambda x, delta: jnp.vdot(delta, forward(x))))(x, delta)
 
 
 def differences(forward, x, delta, step):
