@@ -117,27 +117,11 @@ def errata(where):
 
 # %% cellView="form" jupyter={"source_hidden": true}
 # @title Drawing
-import io
-
-import PIL.Image
-
-from cnnvjp import plot
-from cnnvjp.plot import FAINT, INK, LINE, NAME, TINTS, window
+from cnnvjp.plot import FAINT, INK, LINE, NAME, TINTS, Sheet, window
 
 BLUE, RED, MARGIN = "#1f6fb5", "#c8452f", "#eceadf"
 NINE, FOUR = np.array(TINTS).reshape(3, 3), np.array(TINTS[:4]).reshape(2, 2)
 HEAT = ("#ffffff", "#fbe7c0", "#f7c36b", "#ee8f3c")  # for 0, 1, 2, 3
-
-
-class Sheet(plot.Sheet):
-    """A sheet with colours enough for nine tints and four inks."""
-
-    def _repr_png_(self):
-        picture, small = io.BytesIO(), io.BytesIO()
-        self.figure.savefig(picture, dpi=108)
-        picture = PIL.Image.open(picture).convert("RGB")
-        picture.quantize(80, dither=PIL.Image.Dither.NONE).save(small, "PNG", optimize=True)
-        return small.getvalue()
 
 
 def heat(values):
