@@ -31,7 +31,8 @@ _DERIVED = ("select_and_scatter_add", "select_and_scatter", "select_and_gather_a
 _HOLDERS = {
     "jit": ("jaxpr",),
     "closed_call": ("call_jaxpr",),
-    "core_call": ("call_jaxpr",),
+    "call": ("call_jaxpr",),
+    "eval_jaxpr": ("call_jaxpr",),  # these two, since JAX 0.12
     "scan": ("jaxpr",),
     "while": ("cond_jaxpr", "body_jaxpr"),
     "cond": ("branches",),
@@ -70,7 +71,8 @@ class Finding:
         verdict = "replaced" if self.replaced else "left"
         what = f"{verdict} {self.count} × {self.operation}({', '.join(self.operands)})"
         where = " ".join(part for part in (self.scope, self.source and f"at {self.source}") if part)
-        return f"{what} -> {self.result}" + f": {self.reason}" * bool(self.reason) + f"  [{where}]"
+        why = self.reason and f": {self.reason}"
+        return f"{what} -> {self.result}{why}" + (where and f"  [{where}]")
 
 
 Findings = tuple[Finding, ...]
@@ -85,18 +87,21 @@ def rewritten(jaxpr: Any) -> tuple[Any, Findings]:
 
     It is the very same one if nothing in it could be replaced.
     """
-    if not isinstance(jaxpr, core.Jaxpr):  # JAX 0.12 makes no difference between the two
-        inner, findings = rewritten(jaxpr.jaxpr)
-        return (jaxpr if inner is jaxpr.jaxpr else jaxpr.replace(jaxpr=inner)), findings
     if jaxpr not in _known:
         pairs = [_equation(equation) for equation in jaxpr.eqns]
         findings = tuple(finding for _, found in pairs for finding in found)
         new = None  # itself: as a value it would keep its own key alive
         if any(finding.replaced for finding in findings):
-            new = jaxpr.replace(eqns=[equation for equation, _ in pairs])
+            new = _with_equations(jaxpr, [equation for equation, _ in pairs])
         _known[jaxpr] = new, findings
     new, findings = _known[jaxpr]
     return (jaxpr if new is None else new), findings
+
+
+def _with_equations(jaxpr: Any, equations: list[Any]) -> Any:
+    if isinstance(jaxpr, core.Jaxpr):  # since JAX 0.12, closed ones too
+        return jaxpr.replace(eqns=equations)
+    return jaxpr.replace(jaxpr=jaxpr.jaxpr.replace(eqns=equations))
 
 
 def _equation(equation: Any) -> tuple[Any, Findings]:
@@ -129,10 +134,7 @@ def _replaced(equation: Any) -> tuple[Any, Findings]:
             raise Unserved(f"ours would be {call.outvars[0].aval.str_short()}, of another type")
     except (Unserved, ValueError, TypeError) as error:  # what ours cannot do, they say
         return equation, (_finding(equation, str(error)),)
-    call = call.replace(
-        invars=equation.invars, outvars=equation.outvars, source_info=equation.source_info
-    )
-    return call, (_finding(equation),)
+    return _in_place_of(equation, call), (_finding(equation),)
 
 
 def _holder(equation: Any) -> tuple[Any, Findings]:
@@ -172,10 +174,17 @@ def _shard_map(equation: Any) -> tuple[Any, Findings]:
     findings = _within(equation, found[0])
     if not any(finding.replaced for finding in findings):
         return equation, findings
-    call = call.replace(
-        invars=equation.invars, outvars=equation.outvars, source_info=equation.source_info
+    return _in_place_of(equation, call), findings
+
+
+def _in_place_of(equation: Any, call: Any) -> Any:
+    """A traced equation with the variables of another, its names and its context."""
+    return call.replace(
+        invars=equation.invars,
+        outvars=equation.outvars,
+        source_info=equation.source_info,
+        ctx=equation.ctx,
     )
-    return call, findings
 
 
 def _is_ours(equation: Any) -> bool:

@@ -30,14 +30,11 @@ class Unserved(Exception):  # noqa: N818  # an answer, not an error
 
 def convolution(equation: Any) -> Served:
     """`lax.conv_general_dilated`, as `conv` or, with a dilated input, as `conv_transpose`."""
-    lhs, rhs = (v.aval for v in equation.invars)
     params = equation.params
     if params["batch_group_count"] != 1:
         raise Unserved("batch_group_count is not 1")
     if params.get("out_sharding") is not None:
         raise Unserved("out_sharding is given")
-    if lhs.dtype != rhs.dtype:
-        raise Unserved(f"its arrays are of {lhs.dtype} and {rhs.dtype}")
     strides, upsampling = params["window_strides"], params["lhs_dilation"]
     dilation, padding = params["rhs_dilation"], _pairs(params["padding"])
     image, kernel, out = params["dimension_numbers"]
@@ -62,9 +59,10 @@ def convolution(equation: Any) -> Served:
 
     if max(strides) > 1:
         raise Unserved("both window_strides and lhs_dilation are above 1")
+    shape = equation.invars[1].aval.shape
     # The kernel slides over upsampled maps, as the rotated one of a forward convolution does in
     # its transpose. The forward padding is what the kernel's reach, d·(k−1), has beyond lax's.
-    reach = [d * (rhs.shape[axis] - 1) for d, axis in zip(dilation, kernel[2:], strict=True)]
+    reach = [d * (shape[axis] - 1) for d, axis in zip(dilation, kernel[2:], strict=True)]
     forward = [(r - low, r - high) for r, (low, high) in zip(reach, padding, strict=True)]
     size = [equation.outvars[0].aval.shape[axis] for axis in out[2:]]
 
