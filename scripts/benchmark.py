@@ -416,7 +416,7 @@ def measure_steps(config: Config, torch: Torch | None) -> Iterator[dict[str, Any
 def measure_swaps(config: Config) -> Iterator[dict[str, Any]]:
     """Two results for every stock Flax network: its training step before and after each swap."""
     for network in NETWORKS:
-        if config.only not in f"{network.name} stock Flax network":
+        if config.only not in f"{network.name} stock Flax step":
             continue
         x, t = _examples(network)
         try:
