@@ -126,7 +126,7 @@ def number_operand(name: str, value: float, dtype: Any) -> jax.Array:
     with contextlib.suppress(OverflowError), np.errstate(over="ignore"):
         number = np.asarray(value, dtype)
         if math.isinf(value) or not np.isinf(number):
-            return jnp.asarray(number)
+            return jnp.asarray(value, dtype)
     raise ValueError(f"{name}: got {value!r}, which {dtype} cannot hold; it must be in its range")
 
 

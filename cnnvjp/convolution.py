@@ -54,7 +54,7 @@ from cnnvjp.affine import bias_added
 def _c(x: jax.Array, w: jax.Array, window: Window, options: Options, out: ArrayType) -> jax.Array:
     """[GBC] 9.8, [H] 8.20: y[i] = Σ over m of x[i·s + d·m] w[m], channels summed."""
 
-    def plain(x: jax.Array, w: jax.Array, groups: int = 1) -> jax.Array:
+    def plain(x: jax.Array, w: jax.Array) -> jax.Array:
         return lowering.correlate(
             x,
             w,
@@ -62,14 +62,14 @@ def _c(x: jax.Array, w: jax.Array, window: Window, options: Options, out: ArrayT
             padding=window.padding,
             upsampling=(1,) * window.ndim,
             dilation=window.dilation,
-            groups=groups,
+            groups=options.groups,
             precision=options.precision,
             out=out,
         )
 
     w = _rot180(w) if options.flip_kernel else w
     on_cpu = cpu.correlation(x, w, window, options.groups, options.precision)
-    return lowering.fastest(functools.partial(plain, groups=options.groups), on_cpu, x, w, out)
+    return lowering.fastest(plain, on_cpu, x, w, out)
 
 
 def _h(dy: jax.Array, w: jax.Array, window: Window, options: Options, out: ArrayType) -> jax.Array:
@@ -81,23 +81,23 @@ def _h(dy: jax.Array, w: jax.Array, window: Window, options: Options, out: Array
     "Multi-Channel Convolution": filter W†_c collects channel c of every forward filter).
     """
 
-    def plain(dy: jax.Array, w: jax.Array, groups: int = 1) -> jax.Array:
+    def plain(dy: jax.Array, w: jax.Array) -> jax.Array:
         return lowering.correlate(
             dy,
-            lowering.exchange_group_channels(_rot180(w), groups),
+            lowering.exchange_group_channels(_rot180(w), options.groups),
             stride=(1,) * window.ndim,
             padding=window.transposed_padding,
             upsampling=window.stride,
             dilation=window.dilation,
-            groups=groups,
-            exchange_channels=groups == 1,
+            groups=options.groups,
+            exchange_channels=options.groups == 1,
             precision=options.precision,
             out=out,
         )
 
     w = _rot180(w) if options.flip_kernel else w
     on_cpu = cpu.input_gradient(dy, w, window, options.groups, options.precision)
-    return lowering.fastest(functools.partial(plain, groups=options.groups), on_cpu, dy, w, out)
+    return lowering.fastest(plain, on_cpu, dy, w, out)
 
 
 def _g(x: jax.Array, dy: jax.Array, window: Window, options: Options, out: ArrayType) -> jax.Array:
@@ -106,20 +106,20 @@ def _g(x: jax.Array, dy: jax.Array, window: Window, options: Options, out: Array
     dy slides over x like a kernel whose taps are s apart, in steps of d.
     """
 
-    def plain(x: jax.Array, dy: jax.Array, groups: int = 1) -> jax.Array:
+    def plain(x: jax.Array, dy: jax.Array) -> jax.Array:
         return lowering.correlate_batches(
             x,
             dy,
             stride=window.dilation,
             padding=window.span,
             dilation=window.stride,
-            groups=groups,
+            groups=options.groups,
             precision=options.precision,
             out=out,
         )
 
     on_cpu = cpu.kernel_gradient(x, dy, window, options.groups, options.precision)
-    dw = lowering.fastest(functools.partial(plain, groups=options.groups), on_cpu, x, dy, out)
+    dw = lowering.fastest(plain, on_cpu, x, dy, out)
     return _rot180(dw) if options.flip_kernel else dw
 
 

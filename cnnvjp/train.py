@@ -81,6 +81,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     mesh: Mesh | None = None,
+    observe: Callable[[Any], Metrics] | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """A compiled step of training: `step(train_state, (x, t), key) -> (train_state, metrics)`.
 
@@ -105,14 +106,17 @@ def make_train_step(
             (N, *spatial). Its mean is minimised.
         optimizer: the Optax optimizer with which the train state was created.
         mesh: devices to divide the batch among. Its axes are taken to be Auto axes.
+        observe: `observe(gradients) -> metrics` of your own, a dict of scalars by name, which
+            are returned with the others; of the whole batch's gradients, a tree as the
+            parameters are.
 
     Returns:
         The step. `x` is (N, *input_shape), `t` what the loss takes, with N entries.
 
     Raises:
-        TypeError: for a model, loss, optimizer or mesh that is none; (from the step) for a train
-            state or key that is none, a batch that is not a pair of arrays, or a loss that is not
-            floating.
+        TypeError: for a model, loss, optimizer, mesh or observe that is none; (from the step) for a
+            train state or key that is none, a batch that is not a pair of arrays, or a loss that
+            is not floating.
         ValueError: (from the step) for an empty batch, a loss that is not given per example,
             or N that the devices cannot divide.
 
@@ -132,8 +136,10 @@ def make_train_step(
     Source: [GBC] on gradients for convolutional networks; [H], "Gradient Calculation".
     """
     _check_has("model", model, "init", "apply")
-    _check_loss(loss)
+    _check_function("loss", loss, "y, t")
     _check_has("optimizer", optimizer, "init", "update")
+    if observe is not None:
+        _check_function("observe", observe, "gradients")
 
     def mean_loss(params: Any, state: Any, batch: Batch, key: jax.Array) -> Any:
         x, t = batch
@@ -151,6 +157,8 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradients, opt_state, params)
         params = optax.apply_updates(params, updates)
         metrics = {"loss": value, "grad_norm": _norm(gradients), **_accuracy(y, batch[1])}
+        if observe is not None:
+            metrics |= observe(gradients)
         return TrainState(step + 1, params, state, opt_state), metrics
 
     return _compiled(step, mesh, donate=True)
@@ -191,7 +199,7 @@ def make_eval_step(
     Source: [H], "Hierarchical Template Matching".
     """
     _check_has("model", model, "init", "apply")
-    _check_loss(loss)
+    _check_function("loss", loss, "y, t")
 
     def step(train_state: TrainState, batch: Batch) -> Metrics:
         _check_train_state(train_state)
@@ -244,9 +252,9 @@ def _check_has(name: str, value: Any, *functions: str) -> None:
         )
 
 
-def _check_loss(loss: Any) -> None:
-    if not callable(loss):
-        raise TypeError(f"loss: got {loss!r}; it must be a function loss(y, t)")
+def _check_function(name: str, value: Any, arguments: str) -> None:
+    if not callable(value):
+        raise TypeError(f"{name}: got {value!r}; it must be a function {name}({arguments})")
 
 
 def _check_train_state(train_state: Any) -> None:
@@ -322,10 +330,11 @@ def _place(arguments: Any, shardings: Any) -> Any:
     """Puts each array where its sharding says, which costs nothing where it is there already."""
 
     def place(array: Any, sharding: NamedSharding) -> Any:
-        if sharding.is_fully_addressable:
-            return jax.device_put(array, sharding)
+        # Between steps all is in its place: to ask is far cheaper than to put it there again.
         if isinstance(array, jax.Array) and array.sharding == sharding:
             return array
+        if sharding.is_fully_addressable:
+            return jax.device_put(array, sharding)
         # One of several processes: it gives its own part of the batch, and all of the rest.
         if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
             data = place(jax.random.key_data(array), sharding)

@@ -1,216 +1,195 @@
-"""Trains a network on handwritten digits.
+"""Trains a network on images.
 
-    python scripts/train.py [--model lenet5|textbook|autoencoder] [--help]
+    python scripts/train.py [--data fashion-mnist] [--model resnet] [--help]
+    python scripts/train.py --resume runs/resnet-20261121-193000
 
-The digits are the 1797 that scikit-learn brings along, 8×8, scaled up to 32×32. A fifth of them,
-the same share of every class, is held out as the test set. The others are shifted by a few pixels,
-anew in every epoch. Results go to a folder of their own:
+Without options it trains LeNet-5 on the 1797 digits that scikit-learn brings along. Results go to
+a folder of their own; `training_files` says what is in it. A run that is stopped, by Ctrl-C, by
+SIGTERM or by force, goes on by `--resume` and ends as if it hadn't been, bit for bit.
 
-    config.json           the options as they were resolved, sizes and versions
-    metrics.jsonl         a line per epoch
-    params.npz            the trained parameters, by names such as "conv1/w"
-    curves.png            the metrics over the epochs
-    reconstructions.png   (autoencoder) test images and what became of them
-
-One seed gives the same numbers every time, on the same machine and versions.
+One seed gives the same numbers every time, on the same machine and versions. Several devices, and
+several processes on one machine or many, divide each batch among themselves and give the numbers
+of one device, up to rounding.
 """
 
+import collections
+import contextlib
 import dataclasses
-import datetime
+import functools
 import importlib.metadata
-import io
 import json
 import math
-import os
 import platform
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from types import FrameType
+from typing import Any, NamedTuple, NoReturn
 
 import jax
-import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import optax
 import tqdm
-import tyro
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+from jax.experimental import multihost_utils
+from tensorboardX import SummaryWriter
+from training_batches import ShuffledBatches, augmented, iterate, scaled
+from training_config import Config, UsageError, parse, to_json
+from training_data import DataSet, load, statistics
+from training_files import (
+    Checkpoints,
+    choose_folder,
+    epochs_done,
+    make_folder,
+    read_config,
+    save_params,
+    write_json,
+    write_lines,
+)
+from training_pictures import draw_results
+from training_runs import Layout, Outputs, best_epoch, make_layout, make_outputs
+from training_tasks import Task, make_task, measured
 
-from cnnvjp import models, train
-from cnnvjp.losses import half_squared_error, softmax_cross_entropy
-from cnnvjp.model import Model
-from cnnvjp.resizing import resize
+from cnnvjp import train
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.ticker import MaxNLocator, PercentFormatter
-
-IMAGE_SIZE = (32, 32)
-CLASSES = 10
-TEST_SHARE = 0.2
-LARGEST_SHIFT = 3  # pixels of 32; one pixel of the 8×8 originals is 4
-PACKAGES = ("cnnvjp", "jax", "jaxlib", "optax", "numpy", "scikit-learn", "matplotlib")
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Trains a network on scikit-learn's handwritten digits."""
-
-    model: Literal["lenet5", "textbook", "autoencoder"] = "lenet5"
-    """The network: two classifiers, and one that learns to reconstruct the images."""
-    epochs: int = 30
-    """How often the training set is gone through."""
-    batch_size: int = 64
-    """Images per step. What is left of an epoch after the last full batch is skipped."""
-    learning_rate: float = 3e-3
-    """Adam's, at the start; it falls to zero along a cosine."""
-    seed: int = 0
-    """Fixes the test set, the initial parameters, and the order and shifts of the images."""
-    out: Path | None = None
-    """Where results go, a new or empty folder. By default runs/MODEL-TIMESTAMP."""
+PACKAGES = (
+    "cnnvjp",
+    "jax",
+    "jaxlib",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "scikit-learn",
+    "matplotlib",
+)
+MOMENTUM = 0.9  # of SGD
+AGREE_EVERY = 10  # updates after which several processes ask each other whether to stop
 
 
-class UsageError(Exception):
-    """An option that cannot be used; its message says what would do."""
-
-
-class Data(NamedTuple):
-    """Images in [0, 1], (N, 32, 32, 1), and labels, (N,)."""
-
-    train_images: np.ndarray
-    test_images: np.ndarray
-    train_labels: np.ndarray
-    test_labels: np.ndarray
-
-
-class Task(NamedTuple):
-    """A model with what it is trained towards.
+class Setup(NamedTuple):
+    """All that a training is made of, and that doesn't change in it.
 
     Attributes:
-        model: the network.
-        loss: what is minimised, per image.
-        loss_name: for the plot.
-        target: what the output is compared with, from (images, labels).
-        measure: the name of the figure that people ask for, and that figure from the metrics.
+        config: the options.
+        task: the network, with its loss.
+        data: the images.
+        mean: of the training images, per channel; what is taken from images.
+        deviation: what they are then divided by.
+        layout: the devices.
+        optimizer: the Optax optimizer.
+        schedule: its learning rate, by the number of the update.
+        outputs: what the network makes of images, from (params, state, images).
+        per_epoch: updates in an epoch.
+        folder: the run's.
     """
 
-    model: Model
-    loss: Callable[[jax.Array, jax.Array], jax.Array]
-    loss_name: str
-    target: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    measure: tuple[str, Callable[[dict[str, float]], float]]
+    config: Config
+    task: Task
+    data: DataSet
+    mean: list[float]
+    deviation: list[float]
+    layout: Layout
+    optimizer: optax.GradientTransformation
+    schedule: Callable[[int], Any]
+    outputs: Outputs
+    per_epoch: int
+    folder: Path
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run is, beside the train state.
+
+    Attributes:
+        update: how many updates there were.
+        order: where the iterator over batches is.
+        steps: the metrics of the steps in this epoch until now.
+        history: the metrics of each epoch.
+    """
+
+    update: int = 0
+    order: dict[str, Any] | None = None
+    steps: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+
+class StoppedError(Exception):
+    """A signal stopped the run; its checkpoint is saved."""
+
+    def __init__(self, number: int, message: str) -> None:
+        """Remembers the signal's number."""
+        super().__init__(message)
+        self.number = number
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the script with the given command line."""
-    config = tyro.cli(Config, args=arguments, prog="train.py")
     try:
-        run(config)
+        run(parse(arguments, read_config))
     except UsageError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        leave(2, str(error))
     except FloatingPointError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        leave(1, str(error))
+    except StoppedError as error:
+        leave(128 + error.number, str(error))  # as shells say that a signal ended a process
+    except KeyboardInterrupt:
+        leave(128 + signal.SIGINT, "interrupted; what had not been saved is lost")
+
+
+def leave(status: int, message: str) -> NoReturn:
+    """Ends with an exit status and a line on standard error."""
+    print(f"train.py: {message}", file=sys.stderr)
+    raise SystemExit(status) from None
 
 
 def run(config: Config) -> None:
     """Trains, and leaves the results in the run's folder."""
     started = time.perf_counter()
-    check_options(config)
-    data = load_data(config.seed)
-    if config.batch_size > len(data.train_images):
+    # Before the processes meet, so that none finds what another has made.
+    folder = config.resume or choose_folder(config)
+    epochs = epochs_done(folder)
+    if epochs > config.epochs:
         raise UsageError(
-            f"--batch-size: got {config.batch_size}; the training set has "
-            f"{len(data.train_images)} images, so it must be from 1 to {len(data.train_images)}"
+            f"--epochs: got {config.epochs}; the run has gone through {epochs} already"
         )
-    task = make_task(config.model)
-    folder = make_folder(config)
-
-    steps = config.epochs * (len(data.train_images) // config.batch_size)
-    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, steps))
-    init_key, step_key = jax.random.split(jax.random.key(config.seed))
-    state = train.create(init_key, task.model, optimizer, data.train_images.shape[1:])
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    write_json(folder / "config.json", describe(config, folder, data, parameters))
-    print(
-        f"{config.model}: {parameters:,} parameters; {len(data.train_images)} training and "
-        f"{len(data.test_images)} test images"
+    start_jax(config)
+    setup = prepare_run(config, folder)
+    state = train.create(
+        jax.random.split(jax.random.key(config.seed))[0],
+        setup.task.model,
+        setup.optimizer,
+        setup.data.parts["train"].images.shape[1:],
     )
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    if first_process():
+        make_folder(folder)
+        write_json(folder / "config.json", describe(setup, parameters))
+    counts = [f"{len(part.images)} {name}" for name, part in setup.data.parts.items()]
+    counts[0] += "ing"
+    say(f"{config.model}: {parameters:,} parameters; {' and '.join(counts)} images")
 
-    state, history = fit(config, task, data, optimizer, state, step_key, folder)
+    state = setup.layout.replicated(state)
+    checkpoints = Checkpoints(folder, keep=config.keep)
+    try:
+        state, progress = resumed(setup, state, checkpoints)
+        state = fit(setup, state, progress, checkpoints)
+    except FloatingPointError as error:
+        last = checkpoints.latest()
+        kept = "" if last is None else f"; {folder} keeps the checkpoint after step {last}"
+        raise FloatingPointError(f"{error}{kept}") from None
+    finally:
+        checkpoints.close()
 
-    save_params(folder / "params.npz", state.params)
-    plot_curves(folder / "curves.png", history, config.model, task)
-    if config.model == "autoencoder":
-        plot_reconstructions(folder / "reconstructions.png", task.model, state, data)
-    seconds = time.perf_counter() - started
-    print(f"final: {summary(task, history[-1])}")
-    print(f"{seconds:.0f} s; results in {folder}")
-
-
-def fit(
-    config: Config,
-    task: Task,
-    data: Data,
-    optimizer: optax.GradientTransformation,
-    state: train.TrainState,
-    key: jax.Array,
-    folder: Path,
-) -> tuple[train.TrainState, list[dict[str, float]]]:
-    """Goes through the epochs; returns the final state and the metrics of each epoch."""
-    step = train.make_train_step(task.model, task.loss, optimizer)
-    evaluate = train.make_eval_step(task.model, task.loss)
-    test_batch = (data.test_images, task.target(data.test_images, data.test_labels))
-    rng = np.random.default_rng(config.seed)
-    steps = len(data.train_images) // config.batch_size
-    history: list[dict[str, float]] = []
-    # disable=None: no bar where standard error is not a terminal
-    with tqdm.tqdm(total=config.epochs * steps, unit="step", disable=None) as progress:
-        for epoch in range(1, config.epochs + 1):
-            taken = []
-            for chosen in batches(rng, len(data.train_images), config.batch_size):
-                images = shifted(rng, data.train_images[chosen])
-                batch = (images, task.target(images, data.train_labels[chosen]))
-                state, metrics = step(state, batch, key)
-                taken.append(metrics)
-                progress.update()
-            train_metrics = mean_of(taken)
-            test_metrics = mean_of([evaluate(state, test_batch)])
-            if not all(map(math.isfinite, (*train_metrics.values(), *test_metrics.values()))):
-                raise FloatingPointError(
-                    f"the loss is no longer finite in epoch {epoch}; use a smaller "
-                    f"--learning-rate than {config.learning_rate:g}"
-                )
-            history.append(record(task, epoch, train_metrics, test_metrics))
-            write_lines(folder / "metrics.jsonl", map(json.dumps, history))
-            line = f"epoch {epoch:{len(str(config.epochs))}}: {summary(task, history[-1])}"
-            progress.write(line, file=sys.stdout)
-    return state, history
-
-
-def batches(rng: np.random.Generator, count: int, size: int) -> Iterator[np.ndarray]:
-    """The indices of one epoch's batches, all of the same size, in a new order."""
-    shuffled = rng.permutation(count)
-    for start in range(0, count - size + 1, size):
-        yield shuffled[start : start + size]
-
-
-def shifted(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
-    """Each image moved by up to LARGEST_SHIFT pixels along both axes, with zeros behind it."""
-    reach = LARGEST_SHIFT
-    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    views = np.lib.stride_tricks.sliding_window_view(padded, images.shape[1:3], axis=(1, 2))
-    rows, columns = rng.integers(0, 2 * reach + 1, (2, len(images)))
-    return np.moveaxis(views[np.arange(len(images)), rows, columns], 1, -1)
-
-
-def mean_of(metrics: list[dict[str, jax.Array]]) -> dict[str, float]:
-    """The mean of each metric over the steps."""
-    return {name: float(np.mean([float(m[name]) for m in metrics])) for name in metrics[0]}
+    outputs = setup.outputs(state.params, state.state, setup.data.parts["test"].images)
+    if first_process():
+        save_params(folder / "params.npz", state.params)
+        draw_results(folder, setup.task, setup.data, progress.history, state.params, outputs)
+    say(f"final: {summary(setup, progress.history[-1])}")
+    best = best_epoch(setup.task, progress.history)
+    say(f"best, in epoch {best}: {summary(setup, progress.history[best - 1])}")
+    say(f"{time.perf_counter() - started:.0f} s; results in {folder}")
 
 
 # ------------------------------------------------------------------------------------------
@@ -218,49 +197,311 @@ def mean_of(metrics: list[dict[str, jax.Array]]) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------
 
 
-def load_data(seed: int) -> Data:
-    """The digits, scaled up and split."""
-    digits = load_digits()
-    small = jnp.asarray(digits.images[..., None] / 16, jnp.float32)  # grey levels 0 … 16
-    images = np.asarray(resize(small, IMAGE_SIZE))
-    labels = digits.target.astype(np.int32)
-    return Data(
-        *train_test_split(images, labels, test_size=TEST_SHARE, random_state=seed, stratify=labels)
-    )
+def start_jax(config: Config) -> None:
+    """Makes the devices, and joins the other processes."""
+    simulated = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
+    if config.devices > max(1, simulated):
+        # Accelerators are as many as there are, and so is everything once JAX has begun.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", config.devices)
+    if config.coordinator is None:
+        return
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    address = None if config.coordinator == "auto" else config.coordinator
+    jax.distributed.initialize(address, config.processes, config.process_id)
 
 
-def make_task(name: str) -> Task:
-    """The model of this name, with its loss and its measure of success."""
-    if name == "autoencoder":
-        pixels = math.prod(IMAGE_SIZE)
-        return Task(
-            models.autoencoder(),
-            lambda y, t: half_squared_error(y, t, axis=(-3, -2, -1)),
-            "half squared error per image",
-            lambda images, labels: images,
-            ("mean_squared_error", lambda metrics: 2 * metrics["loss"] / pixels),
-        )
-    return Task(
-        models.lenet5(CLASSES) if name == "lenet5" else models.textbook(CLASSES),
-        softmax_cross_entropy,
-        "cross-entropy",
-        lambda images, labels: labels,
-        ("accuracy", lambda metrics: metrics["accuracy"]),
-    )
+def first_process() -> bool:
+    """Whether this is the process that writes and talks."""
+    return jax.process_index() == 0
 
 
-def check_options(config: Config) -> None:
-    """Raises a UsageError for numbers that no training set could make sense of."""
-    if config.epochs < 1:
-        raise UsageError(f"--epochs: got {config.epochs}; it must be at least 1")
-    if config.batch_size < 1:
-        raise UsageError(f"--batch-size: got {config.batch_size}; it must be at least 1")
-    if not (math.isfinite(config.learning_rate) and config.learning_rate > 0):
+def say(line: str) -> None:
+    """Prints a line, once for all processes."""
+    if first_process():
+        tqdm.tqdm.write(line, file=sys.stdout)  # above the bar, where there is one
+        sys.stdout.flush()
+
+
+def prepare_run(config: Config, folder: Path) -> Setup:
+    """Loads the data and puts the parts of a training together."""
+    task = make_task(config)
+    layout = make_layout(config.devices)
+    devices = layout.mesh.size * config.accumulate
+    if config.batch_size % devices:
         raise UsageError(
-            f"--learning-rate: got {config.learning_rate}; it must be finite and greater than 0"
+            f"--batch-size: got {config.batch_size}; it is divided among {layout.mesh.size} "
+            f"devices in {config.accumulate} parts, so it must be a multiple of {devices}"
         )
-    if not 0 <= config.seed < 2**32:
-        raise UsageError(f"--seed: got {config.seed}; it must be from 0 to {2**32 - 1}")
+    data = load(config.data, config.data_dir, validation=config.validation, seed=config.seed)
+    images = data.parts["train"].images
+    if config.batch_size > len(images):
+        raise UsageError(
+            f"--batch-size: got {config.batch_size}; the training set has {len(images)} images, so "
+            f"it must be from 1 to {len(images)}"
+        )
+    channels = images.shape[-1]
+    # An autoencoder's targets are its inputs, and its error is that of images whose white is 1.
+    mean, deviation = (
+        statistics(images) if task.classifies else ([0.0] * channels, [1.0] * channels)
+    )
+    per_epoch = len(images) // config.batch_size
+    optimizer, schedule = make_optimizer(config, per_epoch)
+    outputs = make_outputs(task.model.apply, mean, deviation, layout)
+    return Setup(
+        config, task, data, mean, deviation, layout, optimizer, schedule, outputs, per_epoch, folder
+    )
+
+
+def make_optimizer(
+    config: Config, per_epoch: int
+) -> tuple[optax.GradientTransformation, Callable[[int], Any]]:
+    """The optimizer, and its learning rate by the number of the update."""
+    top, warmup = config.learning_rate, round(config.warmup * per_epoch)
+    rest = config.epochs * per_epoch - warmup
+    schedule = {
+        "cosine": optax.cosine_decay_schedule(top, rest),
+        "linear": optax.linear_schedule(top, 0.0, rest),
+        "constant": optax.constant_schedule(top),
+    }[config.schedule]
+    if warmup:
+        rising = optax.linear_schedule(0.0, top, warmup)
+        schedule = optax.join_schedules([rising, schedule], [warmup])
+
+    def weights(params: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+    if config.optimizer == "adam":
+        optimizer = optax.adamw(schedule, weight_decay=config.weight_decay, mask=weights)
+    else:
+        optimizer = optax.chain(
+            optax.add_decayed_weights(config.weight_decay, weights),
+            optax.sgd(schedule, momentum=MOMENTUM, nesterov=True),
+        )
+    if config.accumulate > 1:
+        optimizer = optax.MultiSteps(optimizer, config.accumulate).gradient_transformation()
+    return optimizer, schedule
+
+
+def resumed(
+    setup: Setup, state: train.TrainState, checkpoints: Checkpoints
+) -> tuple[train.TrainState, Progress]:
+    """The train state and the progress of the last checkpoint; of none, those of a new run."""
+    last = checkpoints.latest()
+    if last is None:
+        return state, Progress()
+    model, optimizer = divided(state)
+    like = setup.layout.like({"model": model, "optimizer": optimizer})
+    restored = checkpoints.restore(last, **like)
+    progress = Progress(**restored["progress"])
+    # What was written after this checkpoint will be written again, the same.
+    write_history(setup.folder, progress.history)
+    say(f"resumed after step {last}, with {len(progress.history)} epochs complete")
+    return train.TrainState(**restored["model"], **restored["optimizer"]), progress
+
+
+def divided(state: train.TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parts of a train state that checkpoints have: what the model needs, and the rest."""
+    model = {"params": state.params, "state": state.state}
+    return model, {"step": state.step, "opt_state": state.opt_state}
+
+
+# ------------------------------------------------------------------------------------------
+# Training
+# ------------------------------------------------------------------------------------------
+
+
+def fit(
+    setup: Setup, state: train.TrainState, progress: Progress, checkpoints: Checkpoints
+) -> train.TrainState:
+    """Goes through what is left of the epochs; `progress` follows. Returns the final state."""
+    config = setup.config
+    prepare = make_prepare(setup)
+    step = train.make_train_step(
+        setup.task.model,
+        setup.task.training_loss,
+        setup.optimizer,
+        mesh=setup.layout.mesh,
+        observe=layer_norms,
+    )
+    key = jax.random.split(jax.random.key(config.seed))[1]
+    source = ShuffledBatches(
+        setup.data.parts["train"],
+        size=config.batch_size,
+        epochs=config.epochs,
+        parts=config.accumulate,
+        seed=config.seed,
+        mine=(jax.process_index(), jax.process_count()),
+    )
+    batches = iterate(source)
+    if progress.order is not None:
+        batches.set_state(progress.order)
+    waiting: collections.deque[dict[str, jax.Array]] = collections.deque()
+    # disable=None: no bar where standard error is not a terminal
+    bar = tqdm.tqdm(
+        total=len(source),
+        initial=progress.update,
+        unit="step",
+        disable=None if first_process() else True,
+    )
+    with bar, Board(setup.folder, progress) as board, Interruption() as interruption:
+        started = time.perf_counter()
+        while progress.update < len(source):
+            images, labels = next(batches)
+            for part in range(config.accumulate):
+                number = np.int32(progress.update * config.accumulate + part)
+                batch = setup.layout.batch(images[part]), setup.layout.batch(labels[part])
+                state, metrics = step(state, prepare(number, *batch), key)
+                waiting.append(metrics)
+            progress.update += 1
+            bar.update()
+            stop = interruption.requested(progress.update)
+            ended = progress.update % setup.per_epoch == 0
+            # Devices always have a step ahead of them, except before something is saved.
+            while len(waiting) > (0 if ended or stop else 1):
+                note(setup, progress, waiting.popleft())
+            if not (ended or stop):
+                continue
+            progress.order = batches.get_state()
+            if ended:
+                line = end_epoch(setup, state, progress)
+                board.write(line)
+                seconds = time.perf_counter() - started
+                epoch = f"{len(progress.history):{len(str(config.epochs))}}"
+                say(f"epoch {epoch}: {summary(setup, line)}; {seconds:.1f} s")
+                started = time.perf_counter()
+            if stop or is_due(setup, progress):
+                save(setup, state, progress, checkpoints)
+            if stop and progress.update < len(source):
+                raise StoppedError(stop, stop_message(setup, progress, stop))
+    return state
+
+
+def save(
+    setup: Setup, state: train.TrainState, progress: Progress, checkpoints: Checkpoints
+) -> None:
+    """Saves a checkpoint of all that the run goes on from."""
+    history = progress.history
+    best = best_epoch(setup.task, history) * setup.per_epoch if history else 0
+    checkpoints.save(progress.update, best, *divided(state), dataclasses.asdict(progress))
+
+
+def make_prepare(setup: Setup) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """The compiled function from a batch of bytes, and the step's number, to (x, t)."""
+    config = setup.config
+
+    @functools.partial(jax.jit, out_shardings=setup.layout.divided)
+    def prepare(number: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        images = augmented(config.seed, number, images, config.shift, config.flip)
+        x = scaled(images, setup.mean, setup.deviation)
+        return x, setup.task.target(x, labels)
+
+    return prepare
+
+
+def layer_norms(gradients: dict[str, Any]) -> dict[str, jax.Array]:
+    """The Euclidean length of each layer's gradient."""
+    return {f"grad_norm/{layer}": optax.tree.norm(part) for layer, part in gradients.items()}
+
+
+def note(setup: Setup, progress: Progress, metrics: dict[str, jax.Array]) -> None:
+    """Takes down the metrics of a step, which must be finite."""
+    numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    progress.steps.append(numbers)
+    if not all(map(math.isfinite, numbers.values())):
+        updates = math.ceil(len(progress.steps) / setup.config.accumulate)
+        raise not_finite(setup, progress, len(progress.history) * setup.per_epoch + updates)
+
+
+def not_finite(setup: Setup, progress: Progress, step: int) -> FloatingPointError:
+    """The error that ends a run whose loss or gradient is not finite."""
+    return FloatingPointError(
+        f"the loss or its gradient is no longer finite at step {step}, in epoch "
+        f"{len(progress.history) + 1}; use a smaller --learning-rate than "
+        f"{setup.config.learning_rate:g}"
+    )
+
+
+def end_epoch(setup: Setup, state: train.TrainState, progress: Progress) -> dict[str, float]:
+    """Measures, and writes the epoch's line of metrics.jsonl, which is returned.
+
+    Figures of training are means over the epoch's steps.
+    """
+    steps, progress.steps = progress.steps, []
+    means = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
+    pixels = math.prod(setup.data.parts["train"].images.shape[1:])
+    figures = {"train": setup.task.figures(means, pixels)}
+    for name in [name for name in setup.data.parts if name != "train"]:
+        images, labels = setup.data.parts[name]
+        outputs = setup.outputs(state.params, state.state, images)
+        figures[name] = measured(setup.task, outputs, images, labels)
+        if not math.isfinite(figures[name]["loss"]):
+            raise not_finite(setup, progress, progress.update)
+    line = {
+        "epoch": len(progress.history) + 1,
+        **{f"{part}_{name}": figures[part][name] for part in figures for name in figures[part]},
+        **{name: value for name, value in means.items() if name.startswith("grad_norm")},
+        "learning_rate": float(setup.schedule(progress.update - 1)),
+    }
+    progress.history.append(line)
+    write_history(setup.folder, progress.history)
+    return line
+
+
+def is_due(setup: Setup, progress: Progress) -> bool:
+    """Whether the end of this epoch is worth a checkpoint."""
+    epoch = len(progress.history)
+    return (
+        epoch % setup.config.checkpoint_every == 0
+        or epoch == setup.config.epochs
+        or epoch == best_epoch(setup.task, progress.history)
+    )
+
+
+class Interruption:
+    """Turns SIGTERM and Ctrl-C into something that the loop asks for between steps.
+
+    A second signal acts as if this weren't here.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        """Waits for none before `with`."""
+        self._received = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        self._before = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._restore()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def requested(self, update: int) -> int:
+        """The number of a signal that came, or 0: the same answer in all processes."""
+        if jax.process_count() == 1:
+            return self._received
+        if update % AGREE_EVERY:
+            return 0
+        return int(multihost_utils.process_allgather(np.int32(self._received)).max())
+
+
+def stop_message(setup: Setup, progress: Progress, number: int) -> str:
+    """What a run says that a signal has stopped."""
+    return (
+        f"stopped by {signal.Signals(number).name} after step {progress.update}; go on with "
+        f"{Path(sys.argv[0]).name} --resume {setup.folder}"
+    )
 
 
 # ------------------------------------------------------------------------------------------
@@ -268,40 +509,65 @@ def check_options(config: Config) -> None:
 # ------------------------------------------------------------------------------------------
 
 
-def record(
-    task: Task, epoch: int, train_metrics: dict[str, float], test_metrics: dict[str, float]
-) -> dict[str, float]:
-    """One line of metrics.jsonl. Figures of training are means over the epoch's steps."""
-    measure, from_metrics = task.measure
-    return {
-        "epoch": epoch,
-        "train_loss": train_metrics["loss"],
-        f"train_{measure}": from_metrics(train_metrics),
-        "test_loss": test_metrics["loss"],
-        f"test_{measure}": from_metrics(test_metrics),
-        "grad_norm": train_metrics["grad_norm"],
-    }
+class Board:
+    """The metrics for TensorBoard, an event file for each time that the run is taken up."""
+
+    def __init__(self, folder: Path, progress: Progress) -> None:
+        """What earlier files say of epochs that are still to come is to be ignored."""
+        self._writer = None
+        if first_process():
+            self._writer = SummaryWriter(
+                str(folder / "tensorboard"), purge_step=len(progress.history) + 1
+            )
+
+    def __enter__(self) -> "Board":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def write(self, line: dict[str, float]) -> None:
+        """Adds the metrics of an epoch."""
+        if self._writer is None:
+            return
+        for name, value in line.items():
+            if name != "epoch":
+                part, _, rest = name.partition("_")
+                tag = f"{rest}/{part}" if part in ("train", "validation", "test") else name
+                self._writer.add_scalar(tag, value, int(line["epoch"]))
+        self._writer.flush()
 
 
-def summary(task: Task, line: dict[str, float]) -> str:
+def write_history(folder: Path, history: list[dict[str, float]]) -> None:
+    """Writes metrics.jsonl."""
+    if first_process():
+        write_lines(folder / "metrics.jsonl", map(json.dumps, history))
+
+
+def summary(setup: Setup, line: dict[str, float]) -> str:
     """The figures of one epoch in words."""
-    measure, _ = task.measure
+    measure = setup.task.measure
     parts = []
-    for part in ("train", "test"):
+    for part in setup.data.parts:
         figure = line[f"{part}_{measure}"]
         shown = f"{figure:.2%}" if measure == "accuracy" else f"{figure:.5f}"
         parts.append(f"{part} loss {line[f'{part}_loss']:.4f}, {measure.replace('_', ' ')} {shown}")
     return "; ".join(parts)
 
 
-def describe(config: Config, folder: Path, data: Data, parameters: int) -> dict[str, Any]:
+def describe(setup: Setup, parameters: int) -> dict[str, Any]:
     """The contents of config.json."""
+    parts = {f"{name}_images": len(part.images) for name, part in setup.data.parts.items()}
     return {
-        **dataclasses.asdict(config),
-        "out": str(folder),
-        "train_images": len(data.train_images),
-        "test_images": len(data.test_images),
-        "input_shape": list(data.train_images.shape[1:]),
+        **to_json(setup.config),
+        "out": str(setup.folder),
+        **parts,
+        "updates_per_epoch": setup.per_epoch,
+        "input_shape": list(setup.data.parts["train"].images.shape[1:]),
+        "mean": setup.mean,
+        "deviation": setup.deviation,
+        "classes": list(setup.data.classes),
         "parameters": parameters,
         "device": str(jax.devices()[0]),
         "versions": {
@@ -317,129 +583,6 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-# ------------------------------------------------------------------------------------------
-# Files: each is written under another name and then moved into place
-# ------------------------------------------------------------------------------------------
-
-
-def make_folder(config: Config) -> Path:
-    """Makes the run's folder, which must not hold anything yet."""
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = config.out or Path("runs") / f"{config.model}-{now}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        occupied = any(folder.iterdir())
-    except OSError as error:
-        raise UsageError(
-            f"--out: got {folder}, which cannot be used as a folder: {error.strerror}"
-        ) from error
-    if occupied:
-        raise UsageError(f"--out: got {folder}, which is not empty; name a new or empty folder")
-    return folder
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file in one move, so that none is ever seen half-written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_lines(path: Path, lines: Iterator[str]) -> None:
-    """Writes a text file."""
-    write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file for people to read."""
-    write_lines(path, iter([json.dumps(content, indent=2)]))
-
-
-def save_params(path: Path, params: Any) -> None:
-    """Writes a tree of arrays, each under the names of its path joined by slashes."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    arrays: dict[str, Any] = {
-        jax.tree_util.keystr(names, simple=True, separator="/"): np.asarray(leaf)
-        for names, leaf in leaves
-    }
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_bytes(path, buffer.getvalue())
-
-
-def save_figure(path: Path, figure: Any) -> None:
-    """Writes a figure as a PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    plt.close(figure)
-    write_bytes(path, buffer.getvalue())
-
-
-# ------------------------------------------------------------------------------------------
-# Pictures
-# ------------------------------------------------------------------------------------------
-
-STYLE: Any = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "font.size": 10,
-    "grid.color": "0.9",
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-}
-LINES = {"train": ("training, shifted images", "#888888"), "test": ("test", "#0b62a4")}
-
-
-def plot_curves(path: Path, history: list[dict[str, float]], model: str, task: Task) -> None:
-    """Draws the loss, and the accuracy where there is one, over the epochs."""
-    panels = {"loss": task.loss_name}
-    if task.measure[0] == "accuracy":
-        panels["accuracy"] = "accuracy"
-    epochs = [line["epoch"] for line in history]
-    with plt.rc_context(STYLE):
-        figure, rows = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.2), squeeze=False)
-        for axes, (metric, title) in zip(rows[0], panels.items(), strict=True):
-            for part, (label, colour) in LINES.items():
-                values = [line[f"{part}_{metric}"] for line in history]
-                axes.plot(epochs, values, color=colour, marker=".", label=label)
-            axes.set_title(f"{model}: {title}")
-            axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.legend()
-            if metric == "loss":
-                axes.set_yscale("log")
-            else:
-                axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-                if max(values) > 0.95:  # the last percents are what there is to see
-                    axes.set_ylim(0.9, 1.003)
-        save_figure(path, figure)
-
-
-def plot_reconstructions(path: Path, model: Model, state: train.TrainState, data: Data) -> None:
-    """Draws a test image of each class above its reconstruction."""
-    first = [int(np.argmax(data.test_labels == label)) for label in range(CLASSES)]
-    images = data.test_images[first]
-    reconstructions, _ = model.apply(state.params, state.state, jnp.asarray(images), train=False)
-    with plt.rc_context({**STYLE, "axes.grid": False}):
-        figure, rows = plt.subplots(2, CLASSES, figsize=(9, 2.1))
-        for row, title, pictures in zip(
-            rows, ("input", "output"), (images, np.asarray(reconstructions)), strict=True
-        ):
-            for axes, picture in zip(row, pictures, strict=True):
-                axes.imshow(picture[..., 0], cmap="gray_r", vmin=0, vmax=1)
-                axes.set_xticks([])
-                axes.set_yticks([])
-                axes.spines[:].set_visible(False)
-            row[0].set_ylabel(title)
-        save_figure(path, figure)
 
 
 if __name__ == "__main__":

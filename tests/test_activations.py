@@ -326,7 +326,11 @@ WRONG = [
     (lambda: leaky_relu(X, INF), ValueError, r"negative_slope: got inf"),
     (lambda: elu(X, True), ValueError, r"alpha: got True"),
     (lambda: elu(X, None), ValueError, r"alpha: got None"),
-    (lambda: prelu(X, jnp.ones(2)), ValueError, r"slope: got the shape \(2,\); .* \(\) or \(3,\)"),
+    (
+        lambda: prelu(X[None], jnp.ones(2)),
+        ValueError,
+        r"slope: got the shape \(2,\); .* \(\) or \(3,\)",
+    ),
     (lambda: prelu(X, jnp.ones((2, 3))), ValueError, r"slope: got the shape \(2, 3\)"),
     (lambda: prelu(X, jnp.ones(3, "float32")), TypeError, r"slope: got float32, but x is float64"),
     (lambda: gelu(X, "tanh"), TypeError, r"approximate: got 'tanh'; it must be True or False"),

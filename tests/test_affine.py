@@ -221,6 +221,21 @@ def test_wrong_calls(f, args, options, kind, text):
         f(*args, **options)
 
 
+@pytest.mark.parametrize(
+    "first, second, remedy",
+    [
+        ("float32", "float64", r"cast one of them, as in x\.astype\(w\.dtype\)"),
+        ("float64", "float32", r"as in w\.astype\(x\.dtype\)"),
+        ("float16", "bfloat16", r"as in w\.astype\(x\.dtype\)"),
+        ("int64", "float32", r"as in x\.astype\(w\.dtype\)"),
+        ("float16", "int32", r"as in w\.astype\(x\.dtype\)"),
+    ],
+)
+def test_arrays_that_differ_are_to_be_cast_to_the_wider(first, second, remedy):
+    with pytest.raises(TypeError, match=remedy):
+        conv(jnp.zeros((1, 3, 1), first), jnp.zeros((2, 1, 1), second))
+
+
 def contraction_precisions(f, *args):
     """The precision of every convolution and product in a function's jaxpr."""
     found = []

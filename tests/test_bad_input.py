@@ -465,6 +465,7 @@ WRONG = [
         for wrong, hint in [(None, ""), (optax.adam, ": call it first"), (TEXTBOOK, ""), ("adam", "")]
     ),
     *((name, dict(loss=wrong), TypeError, r"^loss: got .*; it must be a function loss\(y, t\)$") for name in ["train.make_train_step", "train.make_eval_step"] for wrong in [None, "mse", SGD]),
+    ("train.make_train_step", dict(observe="norms"), TypeError, r"^observe: got 'norms'; it must be a function observe\(gradients\)$"),
     *((name, dict(mesh=wrong), TypeError, r"^mesh: got \w+; it must be a jax\.sharding\.Mesh$") for name in ["train.make_train_step", "train.make_eval_step"] for wrong in ["data", 2, [1]]),
     ("train.create", dict(input_shape=(2, 10, 10, 1)), ValueError, r"^input_shape: got \(2, 10, 10, 1\); .* without a batch axis$"),
     *(

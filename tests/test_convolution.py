@@ -458,6 +458,39 @@ def test_wrong_calls(f, args, options, kind, text):
         f(*args, **options)
 
 
+def test_a_kernel_without_spatial_axes_is_a_matrix():
+    with pytest.raises(ValueError, match=r"^w: got the shape \(4, 6\); .*cnnvjp.dense"):
+        conv(X, W[0, 0])
+    with pytest.raises(ValueError, match=r"^w: got the shape \(6,\)") as error:
+        conv(X, W[0, 0, 0])
+    assert "dense" not in str(error.value)
+
+
+# padding and stride: planes that XLA would read beyond their end, in float32; a kernel larger than
+# the image along one axis, upsampled along the other, which would end the process
+@pytest.mark.parametrize(
+    "shape, kernel, padding, stride",
+    [
+        ((2, 4, 3, 2), (2, 2, 2, 3), ((-2, 2), (0, 0)), 1),
+        ((2, 4, 1, 16), (2, 3, 16, 1), ((1, 1), (1, 1)), 2),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_around_faults_of_xla(rng, shape, kernel, padding, stride, dtype):
+    x, w = integers(rng, *shape, dtype=dtype), integers(rng, *kernel, dtype=dtype)
+
+    def padded_first(x, w):
+        x = lax.pad(x, jnp.zeros((), dtype), [(0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)])
+        return lax_conv(x, w, stride=stride)
+
+    f = lambda x, w: conv(x, w, stride=stride, padding=padding)
+    y, pullback = jax.vjp(jax.jit(padded_first), x, w)
+    dy = integers(rng, *y.shape, dtype=dtype)
+    got, (dx, dw) = jax.jit(lambda x, w, dy: value_and_cotangents(f, (x, w), dy))(x, w, dy)
+    for found, wanted in zip((got, dx, dw), (y, *pullback(dy)), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_bias_of_a_narrower_output_has_a_wide_gradient():
     """90000 ones: more than float16, the output's dtype, can hold."""
     x, w, b = jnp.zeros((1, 300, 300, 1)), jnp.ones((1, 1, 1, 1)), jnp.zeros(1)
@@ -499,3 +532,9 @@ def test_an_option_under_jit_is_named_as_static():
     for options in (dict(stride=2), dict(groups=1), dict(flip_kernel=True)):
         with pytest.raises((TypeError, ValueError), match=r"static_argnames"):
             jax.jit(conv)(x, w, **options)
+
+
+def test_a_call_becomes_part_of_the_program_around_it(rng):
+    x, w = normal(rng, 1, 3, 3, 1), normal(rng, 2, 2, 1, 1)
+    text = jax.jit(lambda x, w: 2 * conv(x, w)).lower(x, w).as_text()
+    assert "func.func private" not in text

@@ -102,12 +102,14 @@ CASES = [
     ((1, 24, 22, 16), (2, 3, 16, 4), 1, dict(stride=(2, 3)), "---"),
     ((2, 9, 8, 3), (3, 3, 3, 4), 1, dict(stride=2, dilation=2, padding=1), "---"),
     ((2, 9, 8, 16), (3, 3, 16, 4), 1, dict(padding=1), "---"),
+    # few channels a group, and more phases than are worth compiling
+    ((1, 11, 12, 4), (5, 6, 2, 6), 2, dict(stride=5), "ubb"),
 ]
 
 NAMES = {
     "d": "depthwise.",
-    "u": "grouped.",
-    "b": "grouped.*blocks",
+    "u": r"grouped\.(?!\w*blocks)",
+    "b": r"grouped\.\w*blocks",
     "n": "banded.",
     "p": "dense.pointwise_kernel_gradient",
     "m": "dense.kernel_gradient_of_patches",
@@ -177,6 +179,45 @@ def test_choice(rng, case):
             continue
         chosen = f"{formulation.func.__module__}.{formulation.func.__name__}"
         assert re.match(f"cnnvjp._cpu.{NAMES[letter]}", chosen)
+
+
+@pytest.mark.parametrize("batch, name", [(32, "correlate"), (33, "blocks")])
+def test_up_to_64_mebibytes_of_terms_are_unrolled(batch, name):
+    x = jax.ShapeDtypeStruct((batch, 64, 64, 32), "float32")
+    w = jax.ShapeDtypeStruct((3, 3, 4, 32), "float32")
+    found = _cpu.correlation(x, w, make_window((64, 64), (3, 3), 1, 1, 1), 8, None)
+    assert found.func.__name__ == name
+
+
+@pytest.mark.parametrize(
+    "groups, channels, outputs, blocks",
+    [
+        (8, 4, 4, 2),  # 16 channels in each
+        (8, 4, 2, 1),
+        (8, 16, 17, 8),
+        (4, 3, 5, 1),  # fewer in all
+        (128, 1, 1, 8),
+        (128, 16, 16, 32),  # no more blocks than that
+    ],
+)
+def test_how_many_groups_make_a_block(groups, channels, outputs, blocks):
+    x, w = jnp.ones((1, 2, groups * channels)), jnp.ones((1, channels, groups * outputs))
+    dy = jnp.ones((1, 2, groups * outputs))
+    parts = []
+
+    def forward(part, kernel):
+        parts.append(part.shape[-1])
+        return part @ kernel[0]
+
+    def gradient(part, dpart):
+        parts.append(part.shape[-1])
+        return jnp.einsum("nic,nio->co", part, dpart)[None]
+
+    y = _cpu.grouped.blocks(x, w, groups, forward)
+    dw = _cpu.grouped.kernel_gradient_blocks(x, dy, groups, gradient)
+    assert parts == [groups * channels // blocks] * 2 * blocks
+    assert_close(y, jnp.full(y.shape, channels))
+    assert_close(dw, jnp.full(w.shape, 2))
 
 
 POOLINGS = [

@@ -9,6 +9,7 @@ from checker import message
 from cnnvjp._geometry import (
     forward_input_size,
     make_window,
+    occupied_size,
     pad_pairs,
     per_axis,
     spatial_rank,
@@ -165,6 +166,12 @@ def test_spatial_size_names_the_layout():
         ValueError, match=r"^y: got the shape \(6, 3\).*\(\*batch, height, width, ch"
     ):
         spatial_size((6, 3), 2, argument="y")
+
+
+def test_a_map_without_a_position_is_refused_where_one_is_needed():
+    assert occupied_size((0, 5, 1, 3), 2) == (5, 1)
+    with pytest.raises(ValueError, match=r"^x: got the spatial size \(5, 0\)"):
+        occupied_size((2, 5, 0, 3), 2)
 
 
 def test_window_that_does_not_fit_says_by_how_much():

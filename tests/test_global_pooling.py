@@ -300,3 +300,9 @@ def test_more_positions_than_a_byte_counts():
     line = jnp.arange(600.0).reshape(600, 1)
     gradient = jax.grad(lambda x: adaptive_max_pool(x, (2,)).sum())(line)[:, 0]
     assert_array_equal(jnp.flatnonzero(gradient), [299, 599])
+
+
+@pytest.mark.parametrize("n, dtype", [(256, "uint8"), (257, "uint16")])
+def test_winners_are_kept_in_the_smallest_type(rng, n, dtype):
+    _, pullback = jax.vjp(lambda x: adaptive_max_pool(x, (1,)), normal(rng, n, 2))
+    assert {leaf.dtype for leaf in jax.tree.leaves(pullback)} == {jnp.dtype(dtype)}

@@ -22,6 +22,8 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_array_equal
 
+from cnnvjp import _tiles
+from cnnvjp._geometry import make_window
 from cnnvjp.pooling import max_pool, max_unpool, min_pool
 from cnnvjp.sum_pooling import avg_pool, lp_pool, sum_pool, weighted_avg_pool
 
@@ -694,3 +696,20 @@ def test_lp_pool_of_any_size(p, size):
     norm = np.sum(wide**p) ** (1 / p)
     assert_close(y / jnp.float32(size), norm, tolerance=1e-5)
     assert_close(gradient[:, 0], np.array([1, -1]) * (wide / norm) ** (p - 1), tolerance=1e-4)
+
+
+@pytest.mark.parametrize(
+    "size, stride, dilation, taken",
+    [
+        ((3, 2), (2, 2), (1, 1), True),
+        ((2, 2), (2, 2), (1, 2), False),  # windows are not whole pieces of tiles
+        ((1, 64), (1, 1), (1, 1), True),
+        ((5, 13), (1, 1), (1, 1), False),  # of 65 terms
+        ((2, 2), (5, 6), (1, 1), True),
+        ((300, 300), (300, 300), (1, 1), True),
+        ((2, 2), (256, 256), (1, 1), True),
+        ((2, 2), (256, 257), (1, 1), False),  # of more pixels than are worth numbering
+    ],
+)
+def test_which_windows_go_by_tiles(size, stride, dilation, taken):
+    assert _tiles.fit(make_window((400, 400), size, stride, "VALID", dilation)) == taken

@@ -97,6 +97,27 @@ def test_steps_equal_those_written_by_hand(batch):
         assert metrics["accuracy"] == np.mean(np.argmax(y, -1) == t)
 
 
+@pytest.mark.parametrize("mesh", [None, 2])
+def test_observed_gradients(batch, mesh):
+    """`observe` sees the gradients of the whole batch, and its metrics come with the others."""
+    model, optimizer = linear_model(), optax.sgd(0.5)
+    train_state = start(model, optimizer)
+    before = copy(train_state.params)
+    step = train.make_train_step(
+        model,
+        softmax_cross_entropy,
+        optimizer,
+        mesh=mesh and jax.make_mesh((mesh,), ("data",), devices=jax.devices()[:mesh]),
+        observe=lambda gradients: {name: jnp.sum(g**2) for name, g in gradients.items()},
+    )
+    train_state, metrics = step(train_state, batch, KEY)
+    assert set(metrics) == {"loss", "grad_norm", "accuracy", "w", "b"}
+    for name in ("w", "b"):
+        gradient = (before[name] - train_state.params[name]) / 0.5
+        assert_close(metrics[name], jnp.sum(gradient**2))
+    assert_close(metrics["grad_norm"] ** 2, metrics["w"] + metrics["b"])
+
+
 def test_loss_falls(rng):
     """A convolutional network learns to tell rising from falling slopes, with Adam."""
     x = np.zeros((16, 12, 12, 1), "float32")

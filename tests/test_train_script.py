@@ -1,9 +1,9 @@
 """scripts/train.py, as it is run and as it fails."""
 
-import importlib.util
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -14,26 +14,25 @@ import pytest
 
 import cnnvjp
 
+pytest.importorskip("tyro")
+import train as script
+import training_batches
+import training_data
+import training_files
+from training_server import few
+
 SCRIPT = Path(__file__).parent.parent / "scripts" / "train.py"
 PNG = b"\x89PNG\r\n\x1a\n"
-FAST = ("--epochs", "1", "--batch-size", "512")
-
-
-@pytest.fixture(scope="module")
-def script():
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("train_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_script"] = module  # where tyro looks up the annotations
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["train_script"]
+FAST = ("--epochs", "1", "--batch-size", "64")
+FILES = {"config.json", "metrics.jsonl", "params.npz", "checkpoints", "tensorboard"}
+PICTURES = {"curves.png", "confusion.png", "gradients.png", "kernels.png", "mistakes.png"}
 
 
 @pytest.fixture
-def run(script, monkeypatch, tmp_path):
-    """Runs the script's main in an empty folder, with the promotion that Optax relies on."""
+def run(monkeypatch, tmp_path):
+    """Runs the script's main on few digits, with the promotion that Optax relies on."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training_data, "digits", few(training_data.digits))
 
     def main(*arguments):
         with jax.numpy_dtype_promotion("standard"):
@@ -68,7 +67,7 @@ def test_without_options_it_reaches_98_percent(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no progress bar where nobody watches
     folder = tmp_path / "digits"
-    assert names(folder) == {"config.json", "metrics.jsonl", "params.npz", "curves.png"}
+    assert names(folder) == FILES | PICTURES
 
     metrics = read_metrics(folder)
     assert [line["epoch"] for line in metrics] == list(range(1, 31))
@@ -87,7 +86,7 @@ def test_without_options_it_reaches_98_percent(tmp_path):
     params = np.load(folder / "params.npz")
     assert params["conv1/w"].shape == (5, 5, 1, 6) and params["dense7/b"].shape == (10,)
     assert sum(params[name].size for name in params) == 61706
-    assert (folder / "curves.png").read_bytes().startswith(PNG)
+    assert all((folder / name).read_bytes().startswith(PNG) for name in PICTURES)
 
 
 def test_one_seed_gives_the_same_figures(run, monkeypatch, capsys, tmp_path):
@@ -101,7 +100,7 @@ def test_one_seed_gives_the_same_figures(run, monkeypatch, capsys, tmp_path):
     assert re.fullmatch(r"textbook-\d{8}-\d{6}", second.name)
     first = tmp_path / "first"
     assert names(first) == names(second)
-    for name in names(first) - {"config.json"}:
+    for name in FILES - {"config.json", "checkpoints", "tensorboard"}:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     configs = [json.loads((folder / "config.json").read_text()) for folder in (first, second)]
     assert configs[0].pop("out") != configs[1].pop("out")
@@ -111,16 +110,16 @@ def test_one_seed_gives_the_same_figures(run, monkeypatch, capsys, tmp_path):
 
 def test_autoencoder(run, capsys, tmp_path):
     """Reports the error of the reconstructions, not an accuracy, and shows some."""
-    run("--model", "autoencoder", *FAST, "--out", "run")
+    run("--model", "autoencoder", "--epochs", "1", "--batch-size", "160", "--out", "run")
     folder = tmp_path / "run"
-    assert names(folder) == {
-        "config.json",
-        "metrics.jsonl",
-        "params.npz",
+    assert names(folder) == FILES | {
         "curves.png",
+        "gradients.png",
+        "kernels.png",
         "reconstructions.png",
     }
     (line,) = read_metrics(folder)
+    layers = ("conv1", "conv2", "conv_transpose3", "conv_transpose4")
     assert set(line) == {
         "epoch",
         "train_loss",
@@ -128,49 +127,82 @@ def test_autoencoder(run, capsys, tmp_path):
         "test_loss",
         "test_mean_squared_error",
         "grad_norm",
+        *(f"grad_norm/{layer}" for layer in layers),
+        "learning_rate",
     }
-    assert line["test_mean_squared_error"] == line["test_loss"] * 2 / 32**2
+    squares = [line[f"grad_norm/{layer}"] ** 2 for layer in layers]  # of the only step
+    assert line["grad_norm"] == pytest.approx(sum(squares) ** 0.5, rel=1e-5)
+    assert line["test_mean_squared_error"] == line["test_loss"] * 2 / 16**2
     out = capsys.readouterr().out
     assert "mean squared error" in out and "accuracy" not in out
     assert (folder / "reconstructions.png").read_bytes().startswith(PNG)
     assert "conv_transpose4/w" in np.load(folder / "params.npz")
 
 
-def test_data(script):
-    """A stratified split that the seed fixes, of images between 0 and 1."""
-    data = script.load_data(3)
-    assert data.train_images.shape == (1437, 32, 32, 1) and data.test_images.shape == (
-        360,
-        32,
-        32,
-        1,
+def test_order_of_the_batches():
+    """Every image at most once in an epoch, in full batches, each time in another order."""
+    part = training_data.Part(np.arange(83), np.arange(83))
+    options = dict(size=8, epochs=3, seed=7)
+    whole = training_batches.ShuffledBatches(part, **options, parts=1, mine=(0, 1))
+    epochs = np.array([whole[i][0] for i in range(len(whole))]).reshape(3, 80)
+    assert len(whole) == 30
+    assert all(len(np.unique(epoch)) == 80 for epoch in epochs)
+    assert (epochs[0] != epochs[1]).any() and (epochs[1] != epochs[2]).any()
+
+    # Of each part of a batch, two processes have one half each.
+    left, right = (
+        training_batches.ShuffledBatches(part, **options, parts=2, mine=(i, 2)) for i in range(2)
     )
-    assert data.train_images.dtype == np.float32 and data.test_labels.dtype == np.int32
-    assert data.train_images.min() == 0 and data.train_images.max() == 1
-    counts = np.bincount(data.test_labels)
-    assert counts.min() >= 35 and counts.max() <= 37
-    again, other = script.load_data(3), script.load_data(4)
-    assert (again.test_images == data.test_images).all()
-    assert (other.test_labels != data.test_labels).any()
-    everything = np.concatenate([data.train_images, data.test_images])
-    assert len(np.unique(everything, axis=0)) == len(everything) == 1797
+    for number in (0, 29):
+        halves = np.concatenate([left[number][0], right[number][0]], axis=1)
+        assert (halves.ravel() == whole[number][0].ravel()).all()
 
 
-def test_batches_and_shifts(script):
-    """Every image at most once in an epoch, in full batches; shifts lose nothing but the edge."""
-    rng = np.random.default_rng(0)
-    epochs = [np.stack(list(script.batches(rng, 103, 10))) for _ in range(2)]
-    for epoch in epochs:
-        assert epoch.shape == (10, 10) and len(np.unique(epoch)) == 100
-    assert (epochs[0] != epochs[1]).any()
-    reach = script.LARGEST_SHIFT
-    images = np.zeros((200, 32, 32, 1), "float32")
-    images[:, 15, 15] = 1
-    moved = script.shifted(rng, images)
+def test_the_iterator_goes_on_where_it_was():
+    part = training_data.Part(np.arange(40), np.arange(40))
+    source = training_batches.ShuffledBatches(part, size=4, epochs=2, parts=1, seed=0, mine=(0, 1))
+    batches = training_batches.iterate(source)
+    first = [next(batches) for _ in range(7)]
+    place = batches.get_state()
+    rest = list(batches)
+    again = training_batches.iterate(source)
+    again.set_state(place)
+    assert [b.tolist() for b, _ in again] == [b.tolist() for b, _ in rest]
+    assert len(first) + len(rest) == len(source)
+
+
+def test_shifts():
+    """Each image by itself, as far as it may in every direction, losing nothing but the edge."""
+    reach = 2
+    images = np.zeros((300, 9, 9, 1), "uint8")
+    images[:, 4, 4] = 1
+    moved = np.asarray(training_batches.shifted(jax.random.key(0), images, reach))
     assert moved.shape == images.shape and moved.dtype == images.dtype
     _, rows, columns, _ = np.nonzero(moved)
-    expected = set(range(15 - reach, 16 + reach))
-    assert len(rows) == 200 and set(rows) == set(columns) == expected
+    assert len(rows) == 300 and set(rows) == set(columns) == set(range(2, 7))
+    edge = np.ones((50, 9, 9, 1), "uint8")
+    moved = np.asarray(training_batches.shifted(jax.random.key(0), edge, reach))
+    assert moved.min() == 0 and moved[:, 2:-2, 2:-2].all()
+    assert (training_batches.shifted(jax.random.key(0), edge, 0) == edge).all()
+
+
+def test_flips():
+    images = np.arange(200 * 3 * 4 * 2, dtype="uint16").reshape(200, 3, 4, 2)
+    result = np.asarray(training_batches.flipped(jax.random.key(0), images))
+    mirrored = np.array([(a == b[:, ::-1]).all() for a, b in zip(result, images, strict=True)])
+    same = np.array([(a == b).all() for a, b in zip(result, images, strict=True)])
+    assert (mirrored != same).all() and 70 < mirrored.sum() < 130
+
+
+def test_statistics():
+    """Those by which the images have mean 0 and deviation 1 in every channel."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, [100, 200, 256], (50, 8, 8, 3)).astype("uint8")
+    x = np.asarray(training_batches.scaled(images, *training_data.statistics(images)), "float64")
+    np.testing.assert_allclose(x.mean((0, 1, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(x.std((0, 1, 2)), 1, rtol=1e-6)
+    black = np.zeros((2, 3, 3, 1), "uint8")
+    assert training_data.statistics(black) == ([0.0], [1 / 255])  # and not a division by zero
 
 
 @pytest.mark.parametrize(
@@ -179,13 +211,31 @@ def test_batches_and_shifts(script):
         (["--epochs", "0"], r"--epochs: got 0; it must be at least 1"),
         (["--epochs", "many"], r"Error parsing --epochs"),
         (["--batch-size", "0"], r"--batch-size: got 0; it must be at least 1"),
-        (["--batch-size", "1438"], r"--batch-size: got 1438; .* from 1 to 1437"),
+        (["--batch-size", "161"], r"--batch-size: got 161; .* from 1 to 160"),
         (["--learning-rate", "0"], r"--learning-rate: got 0\.0; it must be finite"),
         (["--learning-rate", "nan"], r"--learning-rate: got nan"),
         (["--learning-rate", "inf"], r"--learning-rate: got inf"),
         (["--seed", "-1"], r"--seed: got -1; it must be from 0 to 4294967295"),
         (["--seed", "4294967296"], r"--seed: got 4294967296"),
-        (["--model", "resnet"], r"invalid choice 'resnet'"),
+        (["--model", "alexnet"], r"invalid choice 'alexnet'"),
+        (["--model", "resnet", "--depth", "9"], r"--depth: got 9; it must be 18, 34, or 6n \+ 2"),
+        (["--weight-decay", "-1"], r"--weight-decay: got -1\.0"),
+        (["--warmup", "30"], r"--warmup: got 30\.0 epochs; of 30"),
+        (["--label-smoothing", "1"], r"--label-smoothing: got 1\.0"),
+        (["--accumulate", "3"], r"--accumulate: got 3; it must divide the batch size, 64"),
+        (["--devices", "9"], r"--devices: got 9; there are 8"),
+        (["--devices", "5"], r"--batch-size: got 64; .* must be a multiple of 5"),
+        (["--validation", "160"], r"--validation: got 160; there are 160"),
+        (["--processes", "2"], r"--processes and --process-id need --coordinator"),
+        (["--coordinator", "h:1"], r"--out: several processes need it"),
+        (["--coordinator", "h:1", "--out", "o"], r"needs --processes and --process-id"),
+        (
+            ["--coordinator", "h:1", "--out", "o", "--processes", "2", "--process-id", "2"],
+            r"--process-id: got 2; of 2 processes it must be from 0 to 1",
+        ),
+        (["--data", "mnist", "--data-dir", "full"], r"--data-dir: got full, where mnist is not"),
+        (["--resume", "full"], r"full: is not the folder of a run"),
+        (["--resume", "nothing"], r"nothing: is not the folder of a run"),
         (["--frobnicate"], r"Unrecognized options: --frobnicate"),
         (["--out", "full"], r"--out: got full, which is not empty; name a new or empty folder"),
         (["--out", "full/file"], r"--out: got full/file, which cannot be used as a folder"),
@@ -204,24 +254,73 @@ def test_wrong_options(run, capsys, tmp_path, arguments, text):
     assert (tmp_path / "full" / "file").read_text() == "precious"
 
 
+def events(folder):
+    """What TensorBoard reads in a folder: (tag, step) of each scalar."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        while content:  # the length, its checksum, an event, its checksum
+            (length,) = struct.unpack("<Q", content[:8])
+            event = Event.FromString(content[12 : 12 + length])
+            found += [(value.tag, event.step) for value in event.summary.value]
+            content = content[16 + length :]
+    return found
+
+
+def test_events_for_tensorboard(run, tmp_path):
+    run("--model", "textbook", "--epochs", "2", "--batch-size", "64", "--out", "run")
+    found = events(tmp_path / "run/tensorboard")
+    for tag in ("loss/train", "loss/test", "accuracy/test", "grad_norm/conv1", "learning_rate"):
+        assert [step for name, step in found if name == tag] == [1, 2], tag
+
+
 def test_divergence_is_reported(run, capsys, tmp_path):
     with pytest.raises(SystemExit) as stop:
         run("--model", "textbook", *FAST, "--learning-rate", "1e30", "--out", "run")
     assert stop.value.code == 1
     message = capsys.readouterr().err
-    assert re.search(r"no longer finite in epoch 1; use a smaller --learning-rate", message)
-    assert names(tmp_path / "run") == {"config.json"}
+    pattern = r"no longer finite at step 2, in epoch 1; use a smaller --learning-rate than 1e\+30\n"
+    assert re.search(pattern, message)
+    assert names(tmp_path / "run") == {"config.json", "checkpoints", "tensorboard"}
 
 
-def test_a_file_is_whole_or_not_there(script, monkeypatch, tmp_path):
+def test_divergence_leaves_the_last_good_checkpoint(run, monkeypatch, capsys, tmp_path):
+    """Images that aren't numbers from the third step on, in the second epoch."""
+    make_prepare = script.make_prepare
+
+    def broken(setup):
+        prepare = make_prepare(setup)
+
+        def prepare_or_not(number, images, labels):
+            x, t = prepare(number, images, labels)
+            return x / (number < 2), t
+
+        return prepare_or_not
+
+    monkeypatch.setattr(script, "make_prepare", broken)
+    with pytest.raises(SystemExit) as stop:
+        run("--model", "textbook", "--epochs", "3", "--batch-size", "64", "--out", "run")
+    assert stop.value.code == 1
+    message = capsys.readouterr().err
+    assert re.search(r"at step 3, in epoch 2; .*; run keeps the checkpoint after step 2\n", message)
+    assert len(read_metrics(tmp_path / "run")) == 1
+
+    monkeypatch.setattr(script, "make_prepare", make_prepare)
+    run("--resume", "run")
+    assert len(read_metrics(tmp_path / "run")) == 3
+
+
+def test_a_file_is_whole_or_not_there(monkeypatch, tmp_path):
     """What fails while writing leaves the earlier file and no other."""
     path = tmp_path / "metrics.jsonl"
-    script.write_bytes(path, b"old")
+    training_files.write_bytes(path, b"old")
 
     def fail(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        script.write_bytes(path, b"new")
+        training_files.write_bytes(path, b"new")
     assert names(tmp_path) == {"metrics.jsonl"} and path.read_bytes() == b"old"

@@ -1,0 +1,255 @@
+"""The pictures of a run."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import jax
+import matplotlib
+import numpy as np
+from training_data import DataSet
+from training_files import write_bytes
+from training_tasks import Task
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.ticker import (
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+    StrMethodFormatter,
+)
+
+STYLE: Any = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "font.size": 10,
+    "grid.color": "0.9",
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+LINES = {
+    "train": ("training", "#888888"),
+    "validation": ("validation", "#d95f02"),
+    "test": ("test", "#0b62a4"),
+}
+SHOWN_MISTAKES = (4, 8)
+LARGEST_KERNELS = 64  # kernels that are drawn, at most
+
+
+def draw_results(
+    folder: Path,
+    task: Task,
+    data: DataSet,
+    history: list[dict[str, float]],
+    params: Any,
+    outputs: np.ndarray,
+) -> None:
+    """Draws all pictures of a run that is over.
+
+    Args:
+        folder: where to.
+        task: what was trained.
+        data: the images.
+        history: the metrics of each epoch.
+        params: the final parameters.
+        outputs: what the network makes of the test images.
+    """
+    name = folder.name
+    draw_curves(folder / "curves.png", name, task, history)
+    draw_gradients(folder / "gradients.png", name, history)
+    draw_kernels(folder / "kernels.png", name, params)
+    test = data.parts["test"]
+    if not task.classifies:
+        draw_reconstructions(folder / "reconstructions.png", test.images, test.labels, outputs)
+        return
+    guesses = np.argmax(outputs, -1)
+    draw_confusion(folder / "confusion.png", name, test.labels, guesses, data.classes)
+    sureness = np.max(np.asarray(task.prediction(jax.numpy.asarray(outputs))), -1)
+    draw_mistakes(
+        folder / "mistakes.png", name, test.images, test.labels, guesses, sureness, data.classes
+    )
+
+
+def draw_curves(path: Path, name: str, task: Task, history: list[dict[str, float]]) -> None:
+    """Draws the loss, and the accuracy where there is one, over the epochs."""
+    panels = {"loss": task.loss_name}
+    if task.classifies:
+        panels["accuracy"] = "accuracy"
+    epochs = [line["epoch"] for line in history]
+    with plt.rc_context(STYLE):
+        figure, rows = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.2), squeeze=False)
+        for axes, (metric, title) in zip(rows[0], panels.items(), strict=True):
+            largest = 0.0
+            for part, (label, colour) in LINES.items():
+                if f"{part}_{metric}" not in history[0]:
+                    continue
+                values = [line[f"{part}_{metric}"] for line in history]
+                largest = max(largest, *values)
+                axes.plot(epochs, values, color=colour, marker=".", label=label)
+            axes.set_title(f"{name}: {title}")
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            # Not "best", which matplotlib warns of where it takes long.
+            axes.legend(loc="upper right" if metric == "loss" else "lower right")
+            if metric == "loss":
+                logarithmic(axes)
+            else:
+                axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+                if largest > 0.95:  # the last percents are what there is to see
+                    axes.set_ylim(0.9, 1.003)
+        save_figure(path, figure)
+
+
+def draw_gradients(path: Path, name: str, history: list[dict[str, float]]) -> None:
+    """Draws the length of each layer's gradient over the epochs, from blue to yellow."""
+    prefix = "grad_norm/"
+    layers = sorted(
+        (key.removeprefix(prefix) for key in history[0] if key.startswith(prefix)),
+        key=lambda layer: int("".join(filter(str.isdigit, layer)) or 0),
+    )
+    epochs = [line["epoch"] for line in history]
+    with plt.rc_context(STYLE):
+        colours = plt.get_cmap("viridis")(np.linspace(0, 0.92, len(layers)))
+        figure, axes = plt.subplots(figsize=(6.5, 3.6))
+        for layer, colour in zip(layers, colours, strict=True):
+            values = [line[f"{prefix}{layer}"] for line in history]
+            axes.plot(epochs, values, color=colour, marker=".", label=layer)
+        logarithmic(axes)
+        axes.set_title(f"{name}: mean length of the gradient, by layer")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        columns = 1 + len(layers) // 15
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), ncols=columns, fontsize=8)
+        save_figure(path, figure)
+
+
+def draw_kernels(path: Path, name: str, params: Any) -> None:
+    """Draws the kernels of the first layer: in colour for colour images."""
+    kernels = np.asarray(params["conv1"]["w"])[..., :LARGEST_KERNELS]  # (kh, kw, C, maps)
+    colour = kernels.shape[2] == 3
+    reach = float(np.abs(kernels).max())
+    columns = min(8, kernels.shape[-1])
+    rows = -(-kernels.shape[-1] // columns)
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        figure, grid = plt.subplots(
+            rows, columns, figsize=(0.8 * columns + 1.2, 0.8 * rows + 0.5), squeeze=False
+        )
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for axes, kernel in zip(grid.flat, np.moveaxis(kernels, -1, 0), strict=False):
+            if colour:
+                axes.imshow(0.5 + kernel / (2 * reach))
+            else:
+                shown = axes.imshow(kernel.mean(-1), cmap="RdBu_r", vmin=-reach, vmax=reach)
+        if not colour:
+            figure.colorbar(shown, ax=grid, shrink=0.8)
+        figure.suptitle(f"{name}: kernels of the first layer", fontsize=11, x=0.02, ha="left")
+        save_figure(path, figure)
+
+
+def draw_confusion(
+    path: Path, name: str, labels: np.ndarray, guesses: np.ndarray, classes: tuple[str, ...]
+) -> None:
+    """Draws how often each class was taken for each other one."""
+    counts = np.zeros((len(classes), len(classes)), int)
+    np.add.at(counts, (labels, guesses), 1)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        figure, axes = plt.subplots(figsize=(6.4, 5.4))
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                ink = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), color=ink, ha="center", va="center", fontsize=8)
+        axes.set_xticks(range(len(classes)), classes)
+        if max(map(len, classes)) > 2:
+            plt.setp(axes.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(classes)), classes)
+        axes.set_xlabel("taken for")
+        axes.set_ylabel("is")
+        right = np.trace(counts) / counts.sum()
+        axes.set_title(f"{name}: test images, {right:.2%} right")
+        save_figure(path, figure)
+
+
+def draw_mistakes(
+    path: Path,
+    name: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    guesses: np.ndarray,
+    sureness: np.ndarray,
+    classes: tuple[str, ...],
+) -> None:
+    """Draws the test images that were mistaken for others, the surest mistakes first."""
+    wrong = np.flatnonzero(guesses != labels)
+    shown = wrong[np.argsort(-sureness[wrong], kind="stable")]
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        rows, columns = SHOWN_MISTAKES
+        rows = min(rows, max(1, -(-len(shown) // columns)))
+        figure, grid = plt.subplots(rows, columns, figsize=(9, 1.45 * rows + 0.4), squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for axes, index in zip(grid.flat, shown, strict=False):
+            draw_image(axes, images[index])
+            taken = f"{classes[guesses[index]]} {sureness[index]:.0%}"
+            axes.set_title(f"{taken}\nis {classes[labels[index]]}", fontsize=7, loc="center")
+        figure.suptitle(
+            f"{name}: {len(wrong)} of {len(images)} test images mistaken",
+            fontsize=11,
+            x=0.02,
+            ha="left",
+        )
+        save_figure(path, figure)
+
+
+def draw_reconstructions(
+    path: Path, images: np.ndarray, labels: np.ndarray, outputs: np.ndarray
+) -> None:
+    """Draws a test image of each class above its reconstruction."""
+    first = [int(np.argmax(labels == label)) for label in np.unique(labels)]
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        figure, rows = plt.subplots(2, len(first), figsize=(9, 2.1), squeeze=False)
+        for row, title, pictures in zip(
+            rows, ("input", "output"), (images[first] / 255, outputs[first]), strict=True
+        ):
+            for axes, picture in zip(row, pictures, strict=True):
+                draw_image(axes, picture)
+                axes.set_xticks([])
+                axes.set_yticks([])
+                axes.spines[:].set_visible(False)
+            row[0].set_ylabel(title)
+        save_figure(path, figure)
+
+
+def draw_image(axes: Any, image: np.ndarray) -> None:
+    """Draws one image, bytes or floats whose white is 1; one of grey levels as ink on paper."""
+    if image.dtype == np.uint8:
+        image = image / 255
+    if image.shape[-1] == 3:
+        axes.imshow(np.clip(image, 0, 1))
+    else:
+        axes.imshow(image[..., 0], cmap="gray_r", vmin=0, vmax=1)
+
+
+def logarithmic(axes: Any) -> None:
+    """Makes the vertical axis logarithmic, with plain numbers on it also within a decade."""
+    low, high = axes.get_ylim()
+    axes.set_yscale("log")
+    steps = (1.0,) if high > 100 * max(low, high / 1e9) else (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+    axes.yaxis.set_major_locator(LogLocator(subs=steps))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def save_figure(path: Path, figure: Any) -> None:
+    """Writes a figure as a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    plt.close(figure)
+    write_bytes(path, buffer.getvalue())

@@ -1,0 +1,367 @@
+"""Runs that are stopped, killed, divided, resumed, measured and exported."""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+pytest.importorskip("orbax.checkpoint")
+import evaluate
+import export
+import train as script
+import training_data
+import training_files
+import training_runs
+from training_config import UsageError
+from training_data import load
+from training_server import few
+
+ROOT = Path(__file__).parents[1]
+KILLS = 20
+# 10 steps an epoch, and 30 checkpoints.
+LONG = ("--model", "textbook", "--batch-size", "16", "--epochs", "30")
+PNG_END = b"IEND\xaeB`\x82"
+
+
+class Server:
+    """The other side of training_server.py."""
+
+    def __init__(self, folder):
+        path = os.pathsep.join(filter(None, map(str, [ROOT / "scripts", ROOT])))
+        self._process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("training_server.py")],
+            cwd=folder,
+            env={
+                **os.environ,
+                "PYTHONPATH": path,
+                # Each process compiles the same programs.
+                "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.folder = folder
+        self._count = 0
+
+    def start(self, *arguments, **environment):
+        """Starts train.py; returns its process id and the file that it prints to."""
+        self._count += 1
+        output = self.folder / f"output-{self._count}"
+        command = {"run": arguments, "output": str(output), "environment": environment}
+        return self._ask(command), output
+
+    def wait(self, pid):
+        """The status with which it ended."""
+        return self._ask({"wait": pid})
+
+    def run(self, *arguments):
+        """Runs train.py to its end, which must be a good one; returns what it printed."""
+        pid, output = self.start(*arguments)
+        assert self.wait(pid) == 0, output.read_text()
+        return output.read_text()
+
+    def _ask(self, command):
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def close(self):
+        self._process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("runs"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server):
+    """The folder of a run that nothing stopped."""
+    server.run(*LONG, "--out", "undisturbed")
+    return server.folder / "undisturbed"
+
+
+def wait_for(pattern, output, seconds=300):
+    """Waits until a run has printed what matches."""
+    deadline = time.monotonic() + seconds
+    while not (output.exists() and re.search(pattern, output.read_text())):
+        assert time.monotonic() < deadline, output.read_text()
+        time.sleep(0.005)
+
+
+def assert_same_run(folder, expected):
+    """The same figures and parameters, bit for bit, and the same checkpoints."""
+    for name in ("metrics.jsonl", "params.npz"):
+        assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
+    checkpoints = [{p.name for p in (f / "checkpoints").iterdir()} for f in (folder, expected)]
+    assert checkpoints[0] == checkpoints[1]
+
+
+def assert_whole(folder):
+    """Every file is readable, and metrics.jsonl has every epoch once."""
+    if (folder / "config.json").exists():
+        json.loads((folder / "config.json").read_text())
+    if (folder / "metrics.jsonl").exists():
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        epochs = [json.loads(line)["epoch"] for line in lines]
+        assert epochs == list(range(1, len(epochs) + 1))
+    if (folder / "params.npz").exists():
+        np.load(folder / "params.npz")["conv1/w"]
+    for picture in folder.glob("*.png"):
+        assert picture.read_bytes().endswith(PNG_END), picture
+    names = {path.name for path in (folder / "checkpoints").glob("[0-9]*")}
+    for name in names:
+        if name.isdecimal():  # not one that is being written
+            assert (folder / "checkpoints" / name / "_CHECKPOINT_METADATA").exists()
+
+
+@pytest.mark.versions
+def test_signals_stop_a_run_which_goes_on(server, undisturbed):
+    """Stopped twice, it saves and says so, and ends with what a run has that wasn't stopped."""
+    folder = server.folder / "stopped"
+    arguments = (*LONG, "--out", "stopped")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        pid, output = server.start(*arguments)
+        wait_for(r"epoch +\d+: ", output)
+        os.kill(pid, number)
+        assert server.wait(pid) == 128 + number
+        (*_, last) = output.read_text().splitlines()
+        stopped = re.search(rf"stopped by {number.name} after step (\d+); go on with", last)
+        assert last.endswith("--resume stopped")
+        assert stopped[1] in {path.name for path in (folder / "checkpoints").iterdir()}
+        assert not (folder / "params.npz").exists()
+        arguments = ("--resume", "stopped")
+    assert f"resumed after step {stopped[1]}, with" in server.run(*arguments)
+    assert_same_run(folder, undisturbed)
+
+
+def test_kills_leave_whole_files_and_a_run_that_goes_on(server, undisturbed):
+    """At 20 random moments, from the start of a process to the last picture."""
+    random.seed(0)
+    folder = server.folder / "killed"
+    reached = set()
+    for _ in range(KILLS):
+        new = not (folder / "config.json").exists()
+        arguments = (*LONG, "--out", "killed") if new else ("--resume", "killed")
+        pid, output = server.start(*arguments)
+        if random.random() < 0.7:  # otherwise it is at its beginning
+            epochs = random.choice([1, 3])  # by the third, the first one's checkpoint is whole
+            wait_for(rf"(?s)(epoch +\d+: .*?){{{epochs}}}|results in", output)
+        time.sleep(random.uniform(0, 0.5))
+        os.kill(pid, signal.SIGKILL)
+        assert server.wait(pid) in (-signal.SIGKILL, 0), output.read_text()
+        assert_whole(folder)
+        reached |= {path.name for path in (folder / "checkpoints").glob("*")}
+    assert any(name.isdecimal() for name in reached)  # it got somewhere between the kills
+    server.run("--resume", "killed")
+    assert_whole(folder)
+    assert_same_run(folder, undisturbed)
+    assert not list(folder.glob(".*"))
+    assert not [p for p in (folder / "checkpoints").iterdir() if not p.name.isdecimal()]
+
+
+@pytest.mark.versions
+def test_two_processes_train_as_one(server):
+    """Over loopback, each with half of every batch: the loss of one process, to 1e-6."""
+    short = ("--model", "textbook", "--epochs", "2", "--batch-size", "32", "--flip")
+    server.run(*short, "--out", "one")
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    runs = [
+        server.start(
+            *(*short, "--out", "two", "--process-id", str(i)),
+            JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
+            JAX_NUM_PROCESSES="2",
+        )
+        for i in range(2)
+    ]
+    for pid, output in runs:
+        assert server.wait(pid) == 0, output.read_text()
+    one, two = (read_metrics(server.folder / name) for name in ("one", "two"))
+    assert len(one) == len(two) == 2
+    for name in ("train_loss", "test_loss", "grad_norm"):
+        expected = [line[name] for line in one]
+        np.testing.assert_allclose([line[name] for line in two], expected, rtol=1e-6)
+    assert "test images" in runs[0][1].read_text()
+    others = [line for line in runs[1][1].read_text().splitlines() if "[Gloo]" not in line]
+    assert others == []  # one of them talks
+    # What two processes saved, one can use.
+    run, again = (training_runs.load_run(server.folder / name) for name in ("one", "two"))
+    images = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 1), "uint8")
+    np.testing.assert_allclose(
+        training_runs.predict(run, images), training_runs.predict(again, images), atol=1e-5
+    )
+
+
+def read_metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# ------------------------------------------------------------------------------------------
+# In this process, with its 8 simulated devices
+# ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs the script's main on few digits, with the promotion that Optax relies on."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training_data, "digits", few(training_data.digits))
+    monkeypatch.setattr(script, "draw_results", lambda *_: None)  # which takes a second
+
+    def main(*arguments):
+        with jax.numpy_dtype_promotion("standard"):
+            script.main(("--model", "textbook", "--batch-size", "48", *arguments))
+
+    return main
+
+
+def test_devices_and_parts_of_batches_give_the_numbers_of_one(run, tmp_path):
+    """Batches over 4 devices, in 3 parts whose gradients are averaged."""
+    options = ("--epochs", "2", "--shift", "0", "--optimizer", "sgd", "--learning-rate", "0.02")
+    run(*options, "--out", "one")
+    run(*options, "--devices", "4", "--accumulate", "3", "--out", "divided")
+    one, divided = (read_metrics(tmp_path / name) for name in ("one", "divided"))
+    for name in ("train_loss", "test_loss", "learning_rate"):
+        expected = [line[name] for line in one]
+        np.testing.assert_allclose([line[name] for line in divided], expected, rtol=2e-6)
+
+
+def test_optimizers_schedules_and_validation(run, capsys, tmp_path):
+    """Each combination learns; the rate rises and falls; validation images choose the best."""
+    options = ("--epochs", "3", "--learning-rate", "0.005", "--weight-decay", "0.01")
+    run(*options, "--schedule", "linear", "--warmup", "1", "--validation", "40", "--out", "adam")
+    lines = read_metrics(tmp_path / "adam")
+    assert "40 validation" in capsys.readouterr().out
+    assert [line["learning_rate"] for line in lines] == pytest.approx([0.0025, 0.00375, 0.00125])
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+    loaded = training_runs.load_run(tmp_path / "adam", best=True)
+    best = max(range(3), key=lambda i: (lines[i]["validation_accuracy"], i))
+    assert loaded.update == (best + 1) * 2
+    run(*options, "--schedule", "constant", "--label-smoothing", "0.1", "--out", "constant")
+    lines = read_metrics(tmp_path / "constant")
+    assert [line["learning_rate"] for line in lines] == pytest.approx([0.005] * 3)
+
+
+def test_resuming_may_change_where_but_not_what(run, capsys, tmp_path):
+    run("--epochs", "1", "--out", "run")
+    first = (tmp_path / "run/metrics.jsonl").read_text()
+    for arguments, text in (
+        (["--learning-rate", "0.1"], r"--learning-rate: got 0\.1; .* started with 0\.003"),
+        (["--flip"], r"--flip: got True; .* started with False"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            run("--resume", "run", *arguments)
+        assert stop.value.code == 2 and re.search(text, capsys.readouterr().err)
+    run("--resume", "run", "--epochs", "3", "--devices", "2")
+    text = (tmp_path / "run/metrics.jsonl").read_text()
+    assert text.startswith(first) and len(text.splitlines()) == 3
+    run("--resume", "run")  # there is nothing left to do
+    assert (tmp_path / "run/metrics.jsonl").read_text() == text
+    with pytest.raises(SystemExit):
+        run("--resume", "run", "--epochs", "2")
+    assert "--epochs: got 2; the run has gone through 3 already" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run/config.json").read_text())["epochs"] == 3
+
+
+def test_checkpoints_keep_the_last_and_the_best(tmp_path):
+    """Every array of the train state comes back as it was, and old ones go."""
+    optimizer = optax.adam(1e-3)
+    params = {"w": jnp.arange(6.0, dtype="float32").reshape(2, 3)}
+    model = {"params": params, "state": {"mean": jnp.arange(3.0), "none": {}}}
+    rest = {"step": jnp.asarray(7, "int32"), "opt_state": optimizer.init(params)}
+    whole = training_runs.make_layout(1).whole
+    model, rest = jax.device_put((model, rest), whole)
+    checkpoints = training_files.Checkpoints(tmp_path, keep=2)
+    for update in range(1, 6):
+        scaled = jax.tree.map(lambda a, by=update: a * by, model)
+        checkpoints.save(update, min(update, 2), scaled, rest, {"update": update})
+    checkpoints.close()
+    assert {int(path.name) for path in (tmp_path / "checkpoints").iterdir()} == {2, 4, 5}
+    layout = training_runs.make_layout(1)
+    reader = training_files.Checkpoints(tmp_path, read_only=True)
+    restored = reader.restore(4, model=layout.like(model), optimizer=layout.like(rest))
+    reader.close()
+    assert restored["progress"] == {"update": 4}
+    expected = {"model": jax.tree.map(lambda a: a * 4, model), "optimizer": rest}
+    for item, tree in expected.items():
+        assert jax.tree.structure(restored[item]) == jax.tree.structure(tree)
+        for got, want in zip(jax.tree.leaves(restored[item]), jax.tree.leaves(tree), strict=True):
+            assert got.dtype == want.dtype and np.array_equal(got, want)
+
+
+def test_evaluation_prediction_and_export(run, capsys, monkeypatch, tmp_path):
+    """All three give the figures that training wrote."""
+    run("--epochs", "3", "--learning-rate", "0.01", "--out", "run")
+    (*_, last) = read_metrics(tmp_path / "run")
+    test = load("digits").parts["test"]
+    loaded = training_runs.load_run("run")
+    probabilities = training_runs.predict(loaded, test.images)
+    assert np.mean(probabilities.argmax(-1) == test.labels) == pytest.approx(last["test_accuracy"])
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+
+    capsys.readouterr()
+    evaluate.main(["run", "--predictions", "test.csv"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("textbook, after 9 steps, on 40 test images\n")
+    assert f"loss: {last['test_loss']:.5f}\n" in printed
+    assert f"accuracy: {last['test_accuracy']:.2%}\n" in printed
+    header, *rows = (tmp_path / "test.csv").read_text().splitlines()
+    assert header == "image,label,prediction,probability" and len(rows) == 40
+    right = [row.split(",")[1] == row.split(",")[2] for row in rows]
+    assert np.mean(right) == pytest.approx(last["test_accuracy"])
+
+    export.main(["run"])
+    assert "run/network.jax: " in capsys.readouterr().out
+    network = jax.export.deserialize(bytearray((tmp_path / "run/network.jax").read_bytes()))
+    assert network.platforms == ("cpu", "cuda", "tpu")
+    for count in (1, 7):
+        np.testing.assert_allclose(
+            network.call(test.images[:count]), probabilities[:count], atol=1e-6
+        )
+    # The comparison that the script makes can fail.
+    monkeypatch.setattr(
+        export, "predict", lambda run, images: training_runs.predict(run, images // 2)
+    )
+    with pytest.raises(RuntimeError, match="results differ by"):
+        export.main(["run"])
+
+
+def test_what_has_no_run_is_named(run, capsys, tmp_path):
+    for main in (evaluate.main, export.main):
+        with pytest.raises(SystemExit) as stop:
+            main(["nothing"])
+        assert stop.value.code == 2
+        assert "nothing: is not the folder of a run" in capsys.readouterr().err
+    run("--epochs", "1", "--out", "run")
+    loaded = training_runs.load_run("run")
+    with pytest.raises(TypeError, match="images: got float32; they must be uint8"):
+        training_runs.predict(loaded, np.zeros((1, 16, 16, 1), "float32"))
+    with pytest.raises(
+        ValueError, match=r"got the shape \(1, 28, 28, 1\); it must be \(N, 16, 16, 1"
+    ):
+        training_runs.predict(loaded, np.zeros((1, 28, 28, 1), "uint8"))
+    for path in (tmp_path / "run/checkpoints").iterdir():
+        path.rename(tmp_path / path.name)
+    with pytest.raises(UsageError, match="run: has no checkpoint yet"):
+        training_runs.load_run("run")
+    (tmp_path / "run/checkpoints").rmdir()
+    with pytest.raises(UsageError, match="run: has no checkpoint yet"):
+        training_runs.load_run("run")
