@@ -15,9 +15,6 @@ from checker import assert_close, count_primitives
 import cnnvjp
 from cnnvjp import explicit, interop
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-
-
 @pytest.fixture(autouse=True)
 def as_users_have_it():
     """JAX's own defaults, which these libraries count on."""
@@ -39,7 +36,7 @@ def images(*shape):
 
 
 LAX = ("conv_general_dilated", "reduce_window_max", "reduce_window_sum")
-X, LABELS = images(4, 12, 12, 3), jnp.arange(4)
+X, LABELS = images(4, 12, 12, 3), jnp.arange(4, dtype="int32")
 
 
 def cross_entropy(logits):
@@ -308,7 +305,7 @@ def test_haiku():
     def network(x, is_training):
         x = hk.Conv2D(8, 3, with_bias=False)(x)
         x = hk.BatchNorm(True, True, 0.9)(x, is_training)
-        x = hk.max_pool(jax.nn.relu(x), 2, 2, "SAME")
+        x = hk.max_pool(jax.nn.relu(x), (2, 2, 1), (2, 2, 1), "SAME")
         x = hk.DepthwiseConv2D(2, 3)(x)
         x = hk.Conv2DTranspose(6, 3, 2)(x)
         x = hk.AvgPool((2, 2, 1), (2, 2, 1), "SAME")(x)
