@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax import lax
 
 from cnnvjp.rewriting import explicit
@@ -89,11 +90,18 @@ def conv_general_dilated(
 @functools.cache
 def _compiled(options: tuple[str, ...]) -> Any:
     """The function behind it, compiled as one, so that an eager call is one dispatch."""
-    return jax.jit(explicit(lax.conv_general_dilated), static_argnames=options, inline=True)
+
+    def computed(lhs: jax.Array, rhs: jax.Array, **options: Any) -> jax.Array:
+        # The options are bound before: explicit traces arrays, which numpy's numbers are to it.
+        return explicit(functools.partial(lax.conv_general_dilated, **options))(lhs, rhs)
+
+    return jax.jit(computed, static_argnames=options, inline=True)
 
 
 def _hashable(value: Any) -> Any:
-    """An option with its lists as tuples, as a compiled function needs it."""
+    """An option with its lists and arrays as tuples, as a compiled function needs it."""
+    if isinstance(value, jax.Array | np.ndarray):
+        value = value.tolist()
     try:
         hash(value)
     except TypeError:

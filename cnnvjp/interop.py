@@ -6,10 +6,11 @@ convolution layers need nothing from here: they take `cnnvjp.conv_general_dilate
 
 import functools
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 
 from cnnvjp.rewriting import explicit
 
@@ -37,8 +38,21 @@ def flax_max_pool(
 
     Raises:
         ImportError: if Flax is not installed.
+        TypeError: for a window_shape or strides that are no sequence. What else does not fit,
+            Flax refuses.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+        >>> jax.grad(lambda x: flax_max_pool(x, (2, 2), (2, 2)).sum())(x)[0, :, :, 0]
+        Array([[0., 0., 0., 0.],
+               [0., 1., 0., 1.],
+               [0., 0., 0., 0.],
+               [0., 1., 0., 1.]], dtype=float32)
+
+    Source: that of `cnnvjp.max_pool`.
     """
-    return _explicit_flax("max_pool")(inputs, tuple(window_shape), strides, padding)
+    return _flax_pool("max_pool", inputs, window_shape, strides, padding=padding)
 
 
 def flax_avg_pool(
@@ -63,9 +77,20 @@ def flax_avg_pool(
 
     Raises:
         ImportError: if Flax is not installed.
+        TypeError: for a window_shape or strides that are no sequence. What else does not fit,
+            Flax refuses.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+        >>> flax_avg_pool(x, (2, 2), (2, 2))[0, :, :, 0]
+        Array([[ 2.5,  4.5],
+               [10.5, 12.5]], dtype=float32)
+
+    Source: that of `cnnvjp.sum_pool`.
     """
-    pool = _explicit_flax("avg_pool")
-    return pool(inputs, tuple(window_shape), strides, padding, count_include_pad)
+    options = dict(padding=padding, count_include_pad=count_include_pad)
+    return _flax_pool("avg_pool", inputs, window_shape, strides, **options)
 
 
 def equinox_layers(model: Tree) -> Tree:
@@ -84,6 +109,17 @@ def equinox_layers(model: Tree) -> Tree:
 
     Raises:
         ImportError: if Equinox is not installed.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp
+        >>> model = eqx.nn.Sequential([eqx.nn.Conv2d(3, 8, 3, key=jax.random.key(0))])
+        >>> ours = equinox_layers(model)
+        >>> ours.layers[0].weight is model.layers[0].weight
+        True
+        >>> bool(jnp.allclose(ours(jnp.ones((3, 6, 6))), model(jnp.ones((3, 6, 6)))))
+        True
+
+    Source: that of `cnnvjp.explicit`.
     """
     nn = _imported("equinox").nn
     kinds = (nn.Conv, nn.ConvTranspose, nn.Pool)
@@ -110,6 +146,16 @@ def haiku_transformed(transformed: Tree) -> Tree:
     Raises:
         ImportError: if Haiku is not installed.
         TypeError: for anything else.
+
+    Example:
+        >>> import haiku as hk, jax, jax.numpy as jnp
+        >>> network = haiku_transformed(hk.transform(lambda x: hk.Conv2D(8, 3)(x)))
+        >>> x = jnp.ones((1, 6, 6, 3))
+        >>> params = network.init(jax.random.key(0), x)
+        >>> network.apply(params, None, x).shape
+        (1, 6, 6, 8)
+
+    Source: that of `cnnvjp.explicit`.
     """
     haiku = _imported("haiku")
     kinds = (
@@ -126,9 +172,24 @@ def haiku_transformed(transformed: Tree) -> Tree:
     return transformed._replace(apply=jax.tree.map(explicit, transformed.apply))
 
 
-@functools.cache
-def _explicit_flax(name: str) -> Callable[..., jax.Array]:
-    return explicit(getattr(_imported("flax.linen"), name))
+def _flax_pool(
+    name: str,
+    inputs: jax.Array,
+    window_shape: Sequence[int],
+    strides: Sequence[int] | None,
+    **options: Any,
+) -> jax.Array:
+    """Flax's pooling of this name, whose options are bound before anything is traced."""
+    pool = getattr(_imported("flax.linen"), name)
+    options["window_shape"] = _as_tuple("window_shape", window_shape)
+    options["strides"] = None if strides is None else _as_tuple("strides", strides)
+    return explicit(functools.partial(pool, **options))(inputs)
+
+
+def _as_tuple(argument: str, value: Sequence[int]) -> tuple[int, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
+        raise TypeError(f"{argument}: got {value!r}; it must be a sequence of ints")
+    return tuple(value)
 
 
 def _as_explicit(layer: Any) -> Any:
@@ -164,3 +225,6 @@ def _imported(name: str) -> Any:
             f"{error.name} is not installed; cnnvjp's extra interop brings it: "
             'pip install "cnnvjp[interop]"'
         ) from error
+
+
+__all__ = ["equinox_layers", "flax_avg_pool", "flax_max_pool", "haiku_transformed"]

@@ -12,9 +12,12 @@ import pytest
 from operations import IDS, OPERATIONS
 
 import cnnvjp
+from cnnvjp import interop
 
 PACKAGE = Path(cnnvjp.__file__).parent
 FUNCTIONS = sorted(n for n in cnnvjp.__all__ if inspect.isfunction(getattr(cnnvjp, n)))
+DOCUMENTED = {name: getattr(cnnvjp, name) for name in FUNCTIONS}
+DOCUMENTED |= {f"interop.{name}": getattr(interop, name) for name in interop.__all__}
 
 # What may be given by position: arrays, and what the result has no shape without.
 POSITIONAL = set(
@@ -58,9 +61,9 @@ POSITIONAL = set(
 )
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", DOCUMENTED)
 def test_docstring_has_every_section(name):
-    text = inspect.getdoc(getattr(cnnvjp, name))
+    text = inspect.getdoc(DOCUMENTED[name])
     summary = text.splitlines()[0]
     assert summary.endswith((".", ")", ":")) or ":" in summary, summary
     for section in ("Args", "Returns", "Raises", "Example", "Source"):
@@ -69,7 +72,7 @@ def test_docstring_has_every_section(name):
     documented = re.findall(
         r"^ {4}\**(\w+)(?:, \w+)*:", text.split("Args:")[1].split("Returns:")[0], re.M
     )
-    parameters = list(inspect.signature(getattr(cnnvjp, name)).parameters)
+    parameters = list(inspect.signature(DOCUMENTED[name]).parameters)
     missing = [p for p in parameters if p not in text.split("Args:")[1].split("Returns:")[0]]
     assert not missing, f"{name} does not document {missing}; it documents {documented}"
 
@@ -129,6 +132,7 @@ def test_examples_run():
     code = (
         "import doctest, importlib, pkgutil, sys, cnnvjp\n"
         "names = ['cnnvjp', *(m.name for m in pkgutil.walk_packages(cnnvjp.__path__, 'cnnvjp.'))]\n"
+        "names.remove('cnnvjp.interop')  # whose examples need its libraries\n"
         "results = [doctest.testmod(importlib.import_module(name)) for name in names]\n"
         "print(sum(r.attempted for r in results), 'examples')\n"
         "sys.exit(any(r.failed for r in results) or sum(r.attempted for r in results) < 100)\n"

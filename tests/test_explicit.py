@@ -141,6 +141,20 @@ def test_forms_of_options(rng, padding, numbers):
     )  # fmt: skip
 
 
+def test_options_of_numpy_numbers(rng):
+    """lax takes them; to `explicit` they are arrays, unless they are bound before."""
+    x, w = normal(rng, 2, 4, 6, 5), normal(rng, 6, 2, 3, 2)
+    options = dict(
+        window_strides=np.array([2, 1]),
+        padding=((np.int64(1), 1), np.array([0, 2])),
+        rhs_dilation=jnp.array([1, 2]),
+        feature_group_count=np.int64(2),
+    )
+    got = cnnvjp.conv_general_dilated(x, w, **options)
+    plain = dict(window_strides=(2, 1), padding=((1, 1), (0, 2)), rhs_dilation=(1, 2))
+    assert_close(got, lax.conv_general_dilated(x, w, **plain, feature_group_count=2))
+
+
 @pytest.mark.parametrize("transpose_kernel", [False, True])
 @pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 0), (2, 1))])
 def test_conv_transpose_of_lax(rng, padding, transpose_kernel):

@@ -1,5 +1,6 @@
 """Networks as people write them in Flax, Equinox and Haiku: the same with our rules in them."""
 
+import doctest
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ from checker import assert_close, count_primitives
 
 import cnnvjp
 from cnnvjp import explicit, interop
+
 
 @pytest.fixture(autouse=True)
 def as_users_have_it():
@@ -119,6 +121,7 @@ def linen_loss(module, rest):
     return loss
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("which", [0, 1], ids=["resnet", "mobilenet"])
 def test_linen(which):
     network, bodies = linen_networks()
@@ -141,6 +144,7 @@ def test_linen(which):
         assert count_primitives(jaxpr.jaxpr, *LAX) == lax_calls
 
 
+@pytest.mark.versions
 def test_nnx():
     """The functional way: the module is split outside, and merged in the loss."""
     nnx = pytest.importorskip("flax.nnx")
@@ -199,6 +203,7 @@ POOLS = [
 ]
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("options", POOLS, ids=map(str, range(len(POOLS))))
 def test_flax_pools(options):
     nn = pytest.importorskip("flax.linen")
@@ -212,6 +217,39 @@ def test_flax_pools(options):
         assert_same(slopes(ours), slopes(stock))
     alone = X[0] if len(options["window_shape"]) == 2 else X
     assert_same(interop.flax_max_pool(alone, **options), nn.max_pool(alone, **options))
+
+
+def test_flax_pools_take_every_sequence():
+    """Of what Flax takes, tuples alone, these are the same; lists and arrays too."""
+    nn = pytest.importorskip("flax.linen")
+    expected = nn.max_pool(X, (3, 2), (2, 1))
+    for kind in (list, np.array, lambda entries: tuple(map(np.int64, entries))):
+        assert_same(interop.flax_max_pool(X, kind((3, 2)), kind((2, 1))), expected)
+
+
+@pytest.mark.parametrize("pool", [interop.flax_max_pool, interop.flax_avg_pool])
+def test_flax_pools_that_do_not_fit(pool):
+    nn = pytest.importorskip("flax.linen")
+    stock = getattr(nn, pool.__name__.removeprefix("flax_"))
+    for options in (
+        dict(window_shape=(2, 2), strides=(1,)),
+        dict(window_shape=(2,) * 5),
+        dict(window_shape=(2, 2), padding="SAMEISH"),
+        dict(window_shape=(2, 2), padding=((1, 1),)),
+        dict(window_shape=(0, 2)),
+    ):
+        with pytest.raises(Exception) as expected:
+            stock(X, **options)
+        with pytest.raises(expected.type, match=f"^{re.escape(str(expected.value))}"):
+            pool(X, **options)
+    for options, wrong in (
+        (dict(window_shape=2), "window_shape: got 2"),
+        (dict(window_shape=None), "window_shape: got None"),
+        (dict(window_shape="22"), "window_shape: got '22'"),
+        (dict(window_shape=(2, 2), strides=2), "strides: got 2"),
+    ):
+        with pytest.raises(TypeError, match=f"^{wrong}; it must be a sequence of ints$"):
+            pool(X, **options)
 
 
 # ------------------------------------------------------------------------------------------
@@ -247,6 +285,7 @@ def equinox_network(eqx):
     )
 
 
+@pytest.mark.versions
 def test_equinox():
     eqx = pytest.importorskip("equinox")
     stock = equinox_network(eqx)
@@ -273,6 +312,7 @@ def test_equinox():
     assert count_primitives(jaxpr(ours), *LAX) == 0
 
 
+@pytest.mark.versions
 def test_equinox_models_stay_what_they_are():
     eqx = pytest.importorskip("equinox")
     stock = equinox_network(eqx)
@@ -299,6 +339,7 @@ def test_equinox_models_stay_what_they_are():
 # ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.versions
 def test_haiku():
     hk = pytest.importorskip("haiku")
 
@@ -328,6 +369,7 @@ def test_haiku():
     assert all_replaced(apply, params, found=6)  # "SAME" averages divide by a sum over windows
 
 
+@pytest.mark.versions
 def test_haiku_relatives():
     hk = pytest.importorskip("haiku")
 
@@ -350,8 +392,19 @@ def test_haiku_relatives():
 
 
 # ------------------------------------------------------------------------------------------
-# Without them, and Flax's own tests
+# What is documented, without them, and Flax's own tests
 # ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("name", interop.__all__)
+def test_examples_run(name):
+    libraries = dict(equinox_layers="equinox", haiku_transformed="haiku")
+    pytest.importorskip(libraries.get(name, "flax"))
+    (test,) = doctest.DocTestFinder().find(getattr(interop, name), name, globs=vars(interop))
+    results = doctest.DocTestRunner().run(test)
+    assert results.attempted >= 3 and not results.failed
+
 
 PARTS = {
     "flax": lambda: interop.flax_max_pool(X, (2, 2)),
@@ -366,7 +419,6 @@ def test_what_is_missing_is_named(monkeypatch, library):
     for name in hidden:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "path", [])
-    interop._explicit_flax.cache_clear()
     with pytest.raises(ImportError, match=rf"^{library} is not installed; .*cnnvjp\[interop\]"):
         PARTS[library]()
 
