@@ -186,7 +186,7 @@ def _flax_pool(
     return explicit(functools.partial(pool, **options))(inputs)
 
 
-def _as_tuple(argument: str, value: Sequence[int]) -> tuple[int, ...]:
+def _as_tuple(argument: str, value: Any) -> tuple[int, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
         raise TypeError(f"{argument}: got {value!r}; it must be a sequence of ints")
     return tuple(value)
