@@ -31,26 +31,29 @@
 # 5. at stride 2, $\delta$ is first **spread out** with zeros in between;
 # 6. the input's **size** must be told, because $\delta$ does not know it;
 # 7. the kernel's gradient is **$\delta$ sliding over the input**;
-# 8. these equations are the code that runs when JAX differentiates `cnnvjp.conv`;
-# 9. finite differences agree, and so do second derivatives.
+# 8. with several maps, each input map hears from **every** output map, through its own kernel, turned;
+# 9. all this is a **matrix** and its transpose;
+# 10. these equations are the code that runs when JAX differentiates `cnnvjp.conv`;
+# 11. finite differences agree, and so do second derivatives.
 #
-# The example is that of [S], the equations are from [GBC], [J] and [H]:
+# The example is that of [S], the equations are from [GBC], [J], [B] and [H]:
 #
 # | key | source |
 # | --- | --- |
 # | [S] | Slides *Back propagation through a Convolutional Layer* |
 # | [GBC] | Goodfellow, Bengio, Courville, *Deep Learning* (2016), chapter 9 |
 # | [J] | Jefkine, *Backpropagation in Convolutional Neural Networks* (2016) |
+# | [B] | Bereyhi, *Applied Deep Learning* (2026), chapter 4 |
 # | [H] | *Neural Network Design: Deep Learning*, chapter 8 |
 #
 # They call the same things by different names:
 #
-# | here | [S] | [GBC] | [J] | [H] |
-# | --- | --- | --- | --- | --- |
-# | input `x` | $a \dots p$ | $V$ | $o$ | $A$ |
-# | kernel `w` | $w_1 \dots w_4$ | $K$ | $w$ | $LW$ |
-# | output `y` | $y_1 \dots y_9$ | $Z$ | $x$ | $LZ$ |
-# | `delta`, the gradient at the output | $\delta_1 \dots \delta_9$ | $G$ | $\delta$ | $dLZ$ |
+# | here | [S] | [GBC] | [J] | [B] | [H] |
+# | --- | --- | --- | --- | --- | --- |
+# | input `x` | $a \dots p$ | $V$ | $o$ | $X$ | $A$ |
+# | kernel `w` | $w_1 \dots w_4$ | $K$ | $w$ | $W$ | $LW$ |
+# | output `y` | $y_1 \dots y_9$ | $Z$ | $x$ | $Z$ | $LZ$ |
+# | `delta`, the gradient at the output | $\delta_1 \dots \delta_9$ | $G$ | $\delta$ | $\nabla Z$ | $dLZ$ |
 
 # %%
 try:
@@ -64,19 +67,15 @@ except ModuleNotFoundError:  # as on Colab; --no-deps leaves the JAX that is ins
     import cnnvjp
 
 import inspect
-import io
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
-import PIL.Image
 from jax import lax
 from jax.test_util import check_grads
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-from cnnvjp import convolution, equations
+from cnnvjp import convolution, equations, plot
+from cnnvjp.plot import LINE, NAME, WRONG, Sheet, window
 
 jax.config.update("jax_enable_x64", True)  # float64, so that the checks can be strict
 
@@ -110,15 +109,11 @@ def agree(**results):
 # %% [markdown]
 # `cnnvjp` keeps its channels last: an image is `(rows, columns, channels)`, a kernel `(rows, columns, channels in, channels out)`. The small `conv` above adds and removes the channel axes of size 1.
 #
-# The next cell only draws. Skip it on a first reading.
+# The pictures are drawn with `cnnvjp.plot`, whose `Sheet` is measured in cells; the colours of the four weights, and the names of all numbers, are fixed once.
 
-# %% cellView="form" jupyter={"source_hidden": true}
-# @title Drawing
-PAPER, LINE, FAINT, NAME, INK = "#fbfaf6", "#c9c6bb", "#a5a298", "#57554d", "#23262b"
-WRONG = "#f2a594"
-WEIGHTS = np.array([["#a9d0f2", "#f8d08a"], ["#b4dfae", "#e7bbe0"]])  # w₁ w₂ / w₃ w₄
+# %%
+WEIGHTS = np.array(plot.TINTS[:4]).reshape(2, 2)  # w₁ w₂ / w₃ w₄
 FLIPPED = WEIGHTS[::-1, ::-1]
-matplotlib.rcParams["mathtext.fontset"] = "dejavusans"
 
 
 def names(symbol, rows, columns):
@@ -128,64 +123,6 @@ def names(symbol, rows, columns):
 
 
 W, DELTA, Y = names("w", 2, 2), names(r"\delta", 3, 3), names("y", 3, 3)
-
-
-class Sheet:
-    """A figure that is measured in cells, from the upper left corner."""
-
-    def __init__(self, columns, rows, alt):
-        cell = min(0.6, 9.4 / columns)
-        self.alt, self.points = alt, 72 * cell
-        self.figure = Figure((columns * cell, rows * cell), dpi=108, facecolor=PAPER)
-        self.axes = self.figure.add_axes((0, 0, 1, 1))
-        self.axes.set(xlim=(0, columns), ylim=(rows, 0))
-        self.axes.axis("off")
-
-    def __repr__(self):
-        return self.alt
-
-    def _repr_png_(self):  # with few colours, so that the notebook stays small
-        picture, small = io.BytesIO(), io.BytesIO()
-        self.figure.savefig(picture)
-        picture = PIL.Image.open(picture).convert("RGB")
-        picture.quantize(48, dither=PIL.Image.Dither.NONE).save(small, "PNG", optimize=True)
-        return small.getvalue()
-
-    def box(self, left, top, columns, rows, **style):
-        self.axes.add_patch(Rectangle((left, top), columns, rows, **style))
-
-    def frame(self, left, top, columns, rows, colour=INK, **style):
-        style = {"fill": False, "edgecolor": colour, "linewidth": 2, "zorder": 3} | style
-        self.box(left, top, columns, rows, **style)
-
-    def text(self, x, y, string, size=0.36, **style):
-        style = {"color": INK, "ha": "center", "va": "center", "zorder": 4} | style
-        self.axes.text(x, y, string, fontsize=size * self.points, **style)
-
-    def matrix(self, left, top, big, small=None, tints=None, title=None):
-        """Draws a matrix: what each cell shows, in its corner a name, and its colour."""
-        big, tints = np.asarray(big), tints or {}
-        for (row, column), entry in np.ndenumerate(big):
-            colour = tints.get((row, column), "white")
-            x, y = left + column, top + row
-            self.box(x, y, 1, 1, facecolor=colour, edgecolor=LINE, linewidth=0.8)
-            string = f"${entry}$" if isinstance(entry, str) else f"${entry:g}$"
-            name = "" if small is None else small[row, column]
-            faint = string == "$0$" and not name and (row, column) not in tints
-            offset = 0.57 if name else 0.5
-            self.text(x + offset, y + offset, string, color=FAINT if faint else INK)
-            if name:
-                self.text(x + 0.22, y + 0.22, f"${name}$", 0.25, color=NAME)
-        if title:
-            self.text(left + big.shape[1] / 2, top - 0.42, title, 0.32)
-
-
-def window(row, column, colours, step=1):
-    """The tints of a kernel that lies at a place of a matrix, its taps `step` apart."""
-    return {
-        (row + step * m, column + step * n): colour for (m, n), colour in np.ndenumerate(colours)
-    }
-
 
 # %% [markdown]
 # ## 1. Forward: the kernel slides over the input
@@ -509,7 +446,21 @@ sheet
 slide_back(PADDED2, dx2, "The flipped kernel at each of the sixteen places of the spread δ.")
 
 # %% [markdown]
-# Wherever the kernel lies, it meets exactly one $\delta$ and three zeros.
+# Wherever the kernel lies, it meets exactly one $\delta$ and three zeros. A larger kernel meets more: here, moving, a 3×3 kernel at stride 2, whose windows overlap.
+
+# %%
+delta3 = jnp.array([[2, -1], [1, 3]], float)
+w3 = jnp.array([[1, 2, 1], [0, 3, 2], [4, 0, 1]], float)
+plot.backward_animation(delta3, w3, stride=2)
+
+# %%
+agree(
+    library=conv_transpose(delta3, w3, stride=2),
+    gbc_9_13=equations.gbc_9_13(w3[None, None], delta3[None], 2, (5, 5))[0],
+)
+
+# %% [markdown]
+# Back to the 2×2 kernel:
 
 # %%
 agree(
@@ -647,7 +598,112 @@ assert conv(x5, jnp.ones((3, 3)), stride=2).shape == conv(x5, w, stride=2).shape
 print(inspect.getsource(convolution._g))
 
 # %% [markdown]
-# ## 8. The rule that runs
+# ## 8. Several maps
+#
+# **Claim.** A layer has a kernel for each pair of an input map and an output map. An output map adds up what its kernels make of all input maps; so, backwards, an input map adds up what comes from all output maps, each through the kernel of that pair, turned:
+#
+# $$\frac{\partial L}{\partial x^{l}} = \sum_{h} \operatorname{rot180}(w^{h,l}) \otimes \delta^{h} \qquad \text{[H] 8.45, with a border of zeros around } \delta^h$$
+#
+# $$\frac{\partial L}{\partial w^{h,l}} = \delta^{h} \otimes x^{l} \qquad \text{[H] 8.48}$$
+#
+# The two indices change their places: the sum forward is over $l$, the sum back over $h$. [B] writes the first as a convolution with *rearranged* filters, $W^\dagger_c = [\check W_1[c], \dots, \check W_K[c]]$: the turned kernels of one input map, taken from all filters. Between the kernels' gradients there is no sum: each pair of maps has its own. (In the picture each $\delta$ has its border of zeros left out.)
+#
+# Two input maps and three output maps show all of it. The library keeps maps last; the sources count them first.
+
+# %%
+maps = jnp.stack([x, jnp.array([[1, 0, 2, 1], [3, 1, 0, 2], [0, 2, 1, 1], [2, 0, 3, 1]])], -1)
+w_maps = jnp.array(
+    [[[[1, 2], [3, 4]], [[0, 1], [1, 0]]],
+     [[[2, -1], [0, 1]], [[1, 1], [-1, 2]]],
+     [[[0, 1], [-2, 0]], [[3, 0], [1, -1]]]], float,
+).transpose(2, 3, 1, 0)  # (rows, columns, maps in, maps out)  # fmt: skip
+delta_maps = jnp.stack([delta, delta.T, -delta[::-1]], -1)
+
+
+def firsts(a):
+    """Maps first, as the sources count them: of maps, or of kernels (out, in, rows, columns)."""
+    return np.moveaxis(a, -1, 0) if a.ndim == 3 else np.transpose(a, (3, 2, 0, 1))
+
+
+dx_maps = jnp.stack(
+    [
+        sum(conv_transpose(delta_maps[..., h], w_maps[..., c, h]) for h in range(3))
+        for c in range(2)
+    ],
+    -1,
+)
+dw_maps = jnp.stack(
+    [jnp.stack([conv(maps[..., c], delta_maps[..., h]) for c in range(2)], -1) for h in range(3)],
+    -1,
+)
+
+sheet = Sheet(25.2, 10.8, "Each input map's gradient is a sum over the three output maps.")
+for c in range(2):
+    top = 1.6 + 5.2 * c
+    for h in range(3):
+        left = 0.6 + 6.5 * h
+        kernel = f"$w^{{{h + 1},{c + 1}}}$, turned"
+        sheet.matrix(left, top + 0.5, w_maps[::-1, ::-1, c, h], None, window(0, 0, FLIPPED), kernel)
+        sheet.text(left + 2.45, top + 1.5, "⊗", 0.6)
+        sheet.matrix(left + 2.9, top, delta_maps[..., h], title=rf"$\delta^{h + 1}$")
+        sheet.text(left + 6.2, top + 1.5, "=" if h == 2 else "+", 0.6)
+    sheet.matrix(20.6, top - 0.5, dx_maps[..., c], title=f"gradient of input map {c + 1}")
+sheet
+
+# %%
+grads = jax.grad(
+    lambda x, w: jnp.vdot(delta_maps, cnnvjp.conv(x, w)), argnums=(0, 1)
+)(maps, w_maps)  # fmt: skip
+
+agree(
+    map_by_map=firsts(dx_maps),
+    grad=firsts(grads[0]),
+    conv_transpose=firsts(cnnvjp.conv_transpose(delta_maps, w_maps)),
+    gbc_9_13=equations.gbc_9_13(firsts(w_maps), firsts(delta_maps), 1, (4, 4)),
+    h_8_45=equations.h_8_45(firsts(w_maps), firsts(delta_maps)),
+    rearranged=equations.b_multi_channel_backward(firsts(delta_maps), firsts(w_maps)),
+)
+agree(
+    pair_by_pair=firsts(dw_maps),
+    grad=firsts(grads[1]),
+    conv_kernel_grad=firsts(cnnvjp.conv_kernel_grad(maps, delta_maps, 2)),
+    gbc_9_11=equations.gbc_9_11(firsts(delta_maps), firsts(maps), 1, (2, 2)),
+    h_8_48=equations.h_8_48(firsts(delta_maps), firsts(maps)),
+)
+
+# %% [markdown]
+# ## 9. The same as a matrix
+#
+# **Claim.** Stack the input to a vector, column by column, and the convolution is a matrix $M$ ([H] 8.12) with the four weights in every row. Its transpose goes back.
+#
+# Here the chain rule is short: $\operatorname{vec} y = M \operatorname{vec} x$, so $\operatorname{vec} \partial L / \partial x = M^\top \operatorname{vec} \delta$. A row of $M$ says what an output reads, a column who reads an input. Going down a column one meets the weights in the reverse order: that is the flip.
+
+# %%
+M = equations.h_8_12(w, (4, 4))
+
+sheet = Sheet(27, 17.9, "The matrix of the convolution, and its transpose.")
+colour_of = dict(zip((0.0, *np.ravel(w)), ("white", *WEIGHTS.ravel()), strict=True))
+for matrix, left, top, title in ((M, 0.6, 4.7, "$M$"), (M.T, 17.4, 1.2, r"$M^\top$")):
+    tints = {place: colour_of[value] for place, value in np.ndenumerate(matrix) if value}
+    sheet.matrix(left, top, matrix, None, tints, title)
+sheet
+
+
+# %%
+def vec(a):
+    """The columns of a matrix, stacked."""
+    return np.ravel(a, order="F")
+
+
+agree(M=M @ vec(x), conv=vec(y))
+agree(M_transposed=M.T @ vec(delta), gradient=vec(dx))
+assert M.shape == (9, 16) and np.count_nonzero(M) == 4 * 9
+read, heard = M[0][M[0] != 0], M[:, 5][M[:, 5] != 0]
+assert list(read) == [1, 3, 2, 4]  # y₁ reads a, e, b, f
+assert list(heard) == [4, 2, 3, 1]  # f hears from y₁, y₄, y₂, y₅: the reverse
+
+# %% [markdown]
+# ## 10. The rule that runs
 #
 # **Claim.** The two equations are the code that runs when JAX differentiates `cnnvjp.conv`. It is a `jax.custom_vjp`: JAX does not look inside, but calls `_conv_fwd` on the way forward, which keeps `x` and `w`, and `_conv_bwd` on the way back, which gets them and `dy`, our $\delta$.
 
@@ -673,7 +729,7 @@ agree(c=jnp.vdot(y, delta), h=jnp.vdot(x, dx), g=jnp.vdot(w, dw))
 agree(c=jnp.vdot(y2, delta2), h=jnp.vdot(x, dx2), g=jnp.vdot(w, dw2))
 
 # %% [markdown]
-# ## 9. Finite differences, and second derivatives
+# ## 11. Finite differences, and second derivatives
 #
 # **Claim.** The gradients are what a finite difference finds. All checks so far used some formula; this uses none: change one number, and see how the loss changes.
 #
