@@ -29,6 +29,7 @@ def relu(x: jax.Array) -> jax.Array:
     """The rectified linear unit: y = max(x, 0).
 
     Gradient ([H] 8.53):
+
         dx = dy where x > 0, and 0 elsewhere: relu'(0) = 0
 
     Args:
@@ -84,6 +85,7 @@ def relu6(x: jax.Array) -> jax.Array:
     """The rectified linear unit, capped: y = min(max(x, 0), 6).
 
     Gradient ([H] 8.53):
+
         dx = dy where 0 < x < 6, and 0 elsewhere: relu6'(0) = relu6'(6) = 0
 
     Args:
@@ -139,6 +141,7 @@ def leaky_relu(x: jax.Array, negative_slope: float = 0.01) -> jax.Array:
     """A rectifier that leaks: y = x where x > 0, and negative_slope · x elsewhere.
 
     Gradient ([H] 8.53):
+
         dx = dy where x > 0, and negative_slope · dy elsewhere, at 0 too. (In jax.nn the
         derivative at 0 is 1, in PyTorch it is the slope.)
 
@@ -197,6 +200,7 @@ def prelu(x: jax.Array, slope: jax.Array | float) -> jax.Array:
     """A leaky rectifier with a trained slope: y = x where x > 0, and slope · x elsewhere.
 
     Gradients:
+
         dx = dy where x > 0, and slope · dy elsewhere, at 0 too   ([H] 8.53)
         dslope = Σ dy · min(x, 0) over the entries that share the slope
 
@@ -256,6 +260,7 @@ def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
     """The exponential linear unit: y = x where x > 0, and alpha · (eˣ − 1) elsewhere.
 
     Gradient ([H] 8.53):
+
         dx = dy where x > 0, and alpha · eˣ · dy elsewhere: elu'(0) = alpha
 
     Args:
@@ -318,6 +323,7 @@ def hard_swish(x: jax.Array) -> jax.Array:
     """A swish made of pieces: y = x · relu6(x + 3) / 6.
 
     Gradient ([H] 8.53):
+
         dx = dy · 0             where x ≤ −3
         dx = dy · (2x + 3) / 6  where −3 < x < 3
         dx = dy                 where x ≥ 3

@@ -36,6 +36,7 @@ def add_bias(z: jax.Array, b: jax.Array) -> jax.Array:
     """Adds a bias, tied or untied: y = z + b ([H] 8.32).
 
     Gradients ([H] 8.34–8.37):
+
         dz = dy
         db = Σ dy over the axes that share the bias
 
@@ -96,6 +97,7 @@ def scale(z: jax.Array, b: jax.Array | float) -> jax.Array:
     """Multiplies by a bias, the product net input: y = b · z ([H] E8.9).
 
     Gradients:
+
         dz = b · dy
         db = Σ z · dy over the axes that share b
 
@@ -154,6 +156,7 @@ def dense(
     """The fully connected layer: y = x w (+ b).
 
     Gradients:
+
         dx = dy wᵀ
         dw = Σ over the batch of xᵀ dy
         db = Σ over the batch of dy

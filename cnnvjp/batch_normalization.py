@@ -47,6 +47,7 @@ def batch_norm(
     where P is the number of values of a channel, on all devices along `axis_name`.
 
     Gradients, with xhat the normalized x, rstd = 1 / √(var + eps), v = gamma · dy:
+
         dx = rstd · (v − Σ v / P − xhat · Σ (v · xhat) / P) + dmean / P + dvar · 2 (x − mean) / P
         dgamma = Σ dy · xhat
         dbeta = Σ dy
@@ -228,6 +229,7 @@ def batch_norm_inference(
     """Normalizes each channel by given statistics: y = gamma · (x − mean) / √(var + eps) + beta.
 
     Gradients, with xhat = (x − mean) · rstd, rstd = 1 / √(var + eps):
+
         dx = gamma · rstd · dy
         dgamma = Σ dy · xhat
         dbeta = Σ dy

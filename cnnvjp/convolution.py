@@ -154,6 +154,7 @@ def conv(
     `flip_kernel` it is the true convolution, x[n, i·s − d·m + …].
 
     Gradients ([GBC] 9.11–9.13):
+
         dx = h(dy, w), the rotated kernel over the upsampled, padded dy (`conv_transpose`)
         dw = g(x, dy), x against dy (`conv_kernel_grad`)
         db = Σ dy over all that shares the bias (`add_bias`)

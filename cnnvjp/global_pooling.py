@@ -188,6 +188,7 @@ def adaptive_avg_pool(
     Where m divides n it is `avg_pool` with the window n/m; for m > n, bins repeat positions.
 
     Gradient ([B], "Backward Pass: Mean-Pooling"):
+
         dx[n, j, c] = Σ dy[n, i, c] / (size of bin i) over the bins i that hold j
 
     Args:
@@ -260,6 +261,7 @@ def adaptive_max_pool(
     n/m. A NaN in the bin wins.
 
     Gradient ([J], "Pooling Layer"):
+
         dx[n, j, c] = Σ dy[n, i, c] over the bins i whose first winner in row-major order is j
 
     Args:

@@ -34,6 +34,7 @@ def half_squared_error(
     """Half the sum of squared errors: E = ½ Σ (t − y)².
 
     Gradients:
+
         dy = (y − t) · dE
         dt = (t − y) · dE
 
@@ -101,6 +102,7 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array | int) -> jax.Arr
         p = softmax(logits)   and   t = labels, or the unit vector of an integer label
 
     Gradients:
+
         dlogits = (p · Σ t − t) · dE, which is (p − t) · dE where the labels sum to 1
         dlabels = −log p · dE, for labels that are not integers
 
@@ -252,6 +254,7 @@ def sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     It is computed as max(x, 0) − x · t + log(1 + e^−|x|), in which nothing overflows.
 
     Gradients, with p = σ(logits):
+
         dlogits = (p − t) · dE
         dlabels = −logits · dE
 

@@ -74,6 +74,7 @@ def standardize(x: jax.Array, mean: jax.Array | float, std: jax.Array | float) -
     """Normalizes a network's input by given statistics: y = (x − mean) / std.
 
     Gradients, with the sums over the axes that share a statistic:
+
         dx = dy / std
         dmean = −Σ dy / std
         dstd = −Σ dy · (x − mean) / std²
@@ -150,6 +151,7 @@ def group_norm(
         y = gamma · (x − mean) / √(var + eps) + beta,   mean and var per example and group
 
     Gradients, with xhat the normalized x, v = gamma · dy and means over the same entries:
+
         dx = rstd · (v − mean(v) − xhat · mean(v · xhat))
         dgamma = Σ dy · xhat over all but the channels
         dbeta = Σ dy over all but the channels

@@ -51,6 +51,7 @@ def max_pool(
     the window wins.
 
     Gradient ([J], "Pooling Layer"; [B], "Backpropagation: Max-Pooling"; [H] E8.8):
+
         dx[n, j, c] = Σ dy[n, i, c] over the windows i that the entry at j won
 
     Args:
@@ -119,6 +120,7 @@ def min_pool(
     the window wins.
 
     Gradient, as that of `max_pool`:
+
         dx[n, j, c] = Σ dy[n, i, c] over the windows i that the entry at j won
 
     Args:
@@ -227,6 +229,7 @@ def max_unpool(
     gradient back. PyTorch keeps one of them. An index outside of the plane is dropped.
 
     Gradient:
+
         dy[n, i, c] = dx[n, argmax[n, i, c], c], and 0 where the index was dropped
 
     Args:

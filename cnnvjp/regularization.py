@@ -36,6 +36,7 @@ def dropout(
     network is used.
 
     Gradient, with the same draw:
+
         dx = dy / (1 − rate) where kept, else 0
 
     Args:
@@ -104,6 +105,7 @@ def l2_penalty(params: Any) -> jax.Array:
     """Half the sum of all squared weights: L = ½ Σ w².
 
     Gradient:
+
         dw = w · dL, so that a step along it makes each weight smaller in proportion
 
     Args:

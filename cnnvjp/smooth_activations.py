@@ -34,6 +34,7 @@ def sigmoid(x: jax.Array) -> jax.Array:
     """The logistic sigmoid: y = σ(x) = 1 / (1 + e⁻ˣ).
 
     Gradient ([H] 8.53):
+
         dx = y · (1 − y) · dy
 
     Args:
@@ -90,6 +91,7 @@ def tanh(x: jax.Array) -> jax.Array:
     """The hyperbolic tangent: y = (eˣ − e⁻ˣ) / (eˣ + e⁻ˣ).
 
     Gradient ([H] 8.53):
+
         dx = (1 − y²) · dy
 
     Args:
@@ -146,6 +148,7 @@ def softplus(x: jax.Array) -> jax.Array:
     """A smooth rectifier: y = log(1 + eˣ).
 
     Gradient ([H] 8.53):
+
         dx = σ(x) · dy
 
     Args:
@@ -240,6 +243,7 @@ def silu(x: jax.Array) -> jax.Array:
     """The sigmoid linear unit, or swish: y = x · σ(x).
 
     Gradient ([H] 8.53):
+
         dx = (σ(x) + x · σ(x) · (1 − σ(x))) · dy
 
     Args:
@@ -288,6 +292,7 @@ def gelu(x: jax.Array, approximate: bool = True) -> jax.Array:
         else:         Φ(x) = ½ (1 + erf(x / √2))
 
     Gradient ([H] 8.53):
+
         dx = (Φ(x) + x · Φ'(x)) · dy, with Φ' the derivative of the form that is used
 
     Args:

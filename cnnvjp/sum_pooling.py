@@ -94,6 +94,7 @@ def sum_pool(
         y[n, i, c] = Σ over m of x[n, i·s + d·m − before, c]
 
     Gradient ([B], "Backward Pass: Mean-Pooling"; [H] P8.3 with the weight 1):
+
         dx[n, j, c] = Σ dy[n, i, c] over the windows i that cover j
 
     Args:
@@ -170,6 +171,7 @@ def avg_pool(
         y[n, i, c] = (Σ over m of x[n, i·s + d·m − before, c]) / count[i]
 
     Gradient ([B], "Backward Pass: Mean-Pooling"; [J], "Pooling Layer"):
+
         dx[n, j, c] = Σ dy[n, i, c] / count[i] over the windows i that cover j
 
     Args:
@@ -395,6 +397,7 @@ def weighted_avg_pool(
     [H] calls it average pooling; it is one for the weight 1 / (number of taps).
 
     Gradients ([H] P8.3 and P8.4):
+
         dx = weight ⊠ dy, every dy expanded over its window; what overlaps is added
         dweight = Σ (dy ∘ Σ over the window of x) over all that shares the weight
 

@@ -100,8 +100,8 @@ def draw_curves(path: Path, name: str, task: Task, history: list[dict[str, float
                 logarithmic(axes)
             else:
                 axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-                if largest > 0.95:  # the last percents are what there is to see
-                    axes.set_ylim(0.9, 1.003)
+                # The last percents are what there is to see, three times those that are missing.
+                axes.set_ylim(max(0.0, min(0.9, 1 - 3 * (1 - largest))), 1.003)
         save_figure(path, figure)
 
 

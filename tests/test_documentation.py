@@ -240,3 +240,69 @@ def test_readme_examples_run(example):
 def test_readme_begins_with_two_commands():
     first = re.search(r"```sh\n(.*?)```", README.read_text(), re.DOTALL).group(1)
     assert len(first.splitlines()) == 2
+
+
+def test_the_operation_of_contributing_is_right():
+    """The code that shows how to add an operation makes one that passes what it says."""
+    from jax.test_util import check_grads
+
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {}
+    exec(block, names)
+    softsign = names["softsign"]
+    x = jax.numpy.array([-2.0, -0.5, 0.25, 3.0])
+    expected = [1 / (1 + abs(float(n))) ** 2 for n in x]
+    assert jax.grad(lambda x: softsign(x).sum())(x).tolist() == pytest.approx(expected, rel=1e-12)
+    check_grads(softsign, (x,), order=2, modes=["rev"], atol=1e-6, rtol=1e-6)
+    with pytest.raises(TypeError, match="x: got"):
+        softsign(jax.numpy.arange(3))
+
+
+def test_the_reference_builds(tmp_path):
+    """pdoc has every public function, and warns of nothing."""
+    modules = ["cnnvjp", "cnnvjp.interop", "cnnvjp.plot"]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "pdoc", "-d", "google", "-o", tmp_path, *modules],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    page = (tmp_path / "cnnvjp.html").read_text()
+    assert [name for name in FUNCTIONS if f'id="{name}"' not in page] == []
+    assert 'id="backward_animation"' in (tmp_path / "cnnvjp" / "plot.html").read_text()
+    page = (tmp_path / "cnnvjp" / "interop.html").read_text()
+    assert [name for name in interop.__all__ if f'id="{name}"' not in page] == []
+
+
+def test_readme_links_lead_somewhere():
+    text = README.read_text()
+    links = re.findall(r"\]\(([^)#]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+    local = [link for link in links if "://" not in link]
+    assert len(local) >= 10
+    assert [link for link in local if not (PACKAGE.parent / link).is_file()] == []
+    anchors = {
+        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", text, re.M)
+    }
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
+
+
+def test_readme_lists_every_notebook():
+    listed = {link for row in table_rows("Notebooks") for link in re.findall(r"\((.*?)\)", row[0])}
+    assert listed == {f"notebooks/{path.name}" for path in PACKAGE.parent.glob("notebooks/*.ipynb")}
+
+
+def test_pictures_of_the_readme_are_of_today():
+    import PIL.Image
+    from pictures import FOLDER, speeds
+
+    rows = speeds(README.read_text())
+    assert len(rows) >= 10
+    with PIL.Image.open(FOLDER / "speed.png") as chart:
+        assert chart.text["Description"] == repr(rows), "run scripts/pictures.py"
+    assert (FOLDER / "convolution_backwards.gif").stat().st_size < 500_000
+    with PIL.Image.open(FOLDER / "convolution_backwards.gif") as moving:
+        assert moving.n_frames == 4 + 25 + 1

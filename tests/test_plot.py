@@ -44,7 +44,7 @@ def columns_of(sheet, title):
 
 def test_a_sheet_is_a_picture_of_its_size(tmp_path):
     sheet = plot.Sheet(10, 5, "Numbers.", cell=0.5)
-    sheet.matrix(1, 1, [[1, -2.5], [0, 12345.678]], [["a", ""], ["", "b"]], {(0, 1): "#ff0000"})
+    sheet.matrix(1, 1, [[1, -2.5], [58834, 12345.678]], [["a", ""], ["", "b"]], {(0, 1): "#ff0000"})
     assert repr(sheet) == "Numbers."
     picture = PIL.Image.open(io.BytesIO(sheet._repr_png_()))
     assert picture.size == (480, 240)  # 5 by 2.5 inches of 96 points
@@ -55,7 +55,7 @@ def test_a_sheet_is_a_picture_of_its_size(tmp_path):
     assert pixels.getpixel((int(1.1 * cell), int(2.1 * cell))) == (255, 255, 255)
     assert pixels.getpixel((int(5.5 * cell), int(4.5 * cell))) == (0xFB, 0xFA, 0xF6)
     texts = {text.get_text() for text in sheet.axes.texts}
-    assert texts == {"$1$", "$-2.5$", "$0$", "$1.235e+04$", "$a$", "$b$"}
+    assert texts == {"$1$", "$-2.5$", "$58834$", "$1.235e+04$", "$a$", "$b$"}
     sheet.save(tmp_path / "sheet.svg")
     assert "<svg" in (tmp_path / "sheet.svg").read_text()
 

@@ -151,6 +151,18 @@ def test_signals_stop_a_run_which_goes_on(server, undisturbed):
     assert_same_run(folder, undisturbed)
 
 
+def test_the_statistics_of_batch_normalization_go_on_too(server):
+    """They make the test figures of a ResNet, and are no parameters."""
+    options = ("--model", "resnet", "--batch-size", "32", "--epochs", "6", "--accumulate", "2")
+    server.run(*options, "--out", "resnet")
+    pid, output = server.start(*options, "--out", "resnet-stopped")
+    wait_for(r"epoch +1: ", output)
+    os.kill(pid, signal.SIGTERM)
+    assert server.wait(pid) == 128 + signal.SIGTERM, output.read_text()
+    server.run("--resume", "resnet-stopped")
+    assert_same_run(server.folder / "resnet-stopped", server.folder / "resnet")
+
+
 def test_kills_leave_whole_files_and_a_run_that_goes_on(server, undisturbed):
     """At 20 random moments, from the start of a process to the last picture."""
     random.seed(0)
