@@ -28,7 +28,7 @@ class Animation:
     def __init__(self, frames: Sequence[Sheet], durations: Sequence[int], alt: str):
         """Draws the frames."""
         drawn = [frame._image(dpi=80) for frame in frames]
-        palette = drawn[-2:][0].quantize(24)
+        palette = frames[-2:][0]._palette(drawn[-2:][0])
         pictures = [
             image.quantize(palette=palette, dither=PIL.Image.Dither.NONE) for image in drawn
         ]

@@ -9,7 +9,7 @@ import numpy as np
 
 try:
     import PIL.Image
-    from matplotlib.colors import to_rgba
+    from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 except ModuleNotFoundError as error:
@@ -70,17 +70,25 @@ class Sheet:
 
     def _repr_png_(self) -> bytes:
         small = io.BytesIO()
-        few = self._image().quantize(self._shades(), dither=PIL.Image.Dither.NONE)
+        image, none = self._image(), PIL.Image.Dither.NONE
+        # A palette makes notebooks small. Maps need shades, all others few colours.
+        few = (
+            image.quantize(160, dither=none)
+            if self.axes.images
+            else image.quantize(palette=self._palette(image), dither=none)
+        )
         few.save(small, "PNG", optimize=True)
         return small.getvalue()
 
-    def _shades(self) -> int:
-        """How many colours the picture needs, edges of letters included."""
-        if self.axes.images:
-            return 160
-        colours = {box.get_facecolor() for box in self.axes.patches if box.get_fill()}
-        colours |= {to_rgba(text.get_color()) for text in self.axes.texts}
-        return 24 if len(colours) <= 9 else 80
+    def _palette(self, image: PIL.Image.Image) -> PIL.Image.Image:
+        """The colours that were chosen, and those between them at the edges of letters."""
+        chosen = {PAPER, *(box.get_facecolor() for box in self.axes.patches if box.get_fill())}
+        chosen |= {text.get_color() for text in self.axes.texts}
+        between = image.quantize(16, PIL.Image.Quantize.MAXCOVERAGE).getpalette() or []
+        exact = [round(255 * part) for colour in sorted(map(to_rgb, chosen)) for part in colour]
+        palette = PIL.Image.new("P", (1, 1))
+        palette.putpalette((exact + between[: 3 * 16])[: 3 * 256])
+        return palette
 
     def _image(self, dpi: int = 96) -> PIL.Image.Image:
         picture = io.BytesIO()
