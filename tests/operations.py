@@ -89,7 +89,12 @@ OPERATIONS = [
         keeps_batch=False,
     ),
     image("conv_general_dilated", lambda x, w: cnnvjp.conv_general_dilated(x, w, (2, 1), "SAME", dimension_numbers=CHANNELS_LAST), (3, 3, 4, 6)),
-    image("explicit", cnnvjp.explicit(lambda x, w: lax.conv_transpose(x, w, (2, 2), "SAME", dimension_numbers=CHANNELS_LAST)), (3, 3, 4, 6)),
+    Operation(
+        "explicit",
+        cnnvjp.explicit(lambda y, w: lax.conv_transpose(y, w, (2, 2), "SAME", dimension_numbers=CHANNELS_LAST)),
+        ((BATCH, 3, 3, 4), (3, 3, 4, 6)),
+        (True, False),
+    ),
     image("max_pool", lambda x: cnnvjp.max_pool(x, 3, stride=2, padding=1), draw=distinct),
     image("max_pool", lambda x: cnnvjp.max_pool(x, 2, ties="split"), draw=distinct),
     image("min_pool", lambda x: cnnvjp.min_pool(x, 2), draw=distinct),
