@@ -21,6 +21,9 @@ from cnnvjp._arguments import widened
 # loop, so that the program's size, and the time to compile it, do not grow with them.
 _LONGEST_WRITTEN_OUT = 16
 
+# XLA:CPU of older JAX folds a gather of a constant wrongly where more constants follow.
+_FOLDS_WRONGLY = jax.__version_info__ < (0, 9)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SparseMatrix:
@@ -92,6 +95,8 @@ def _along_axis(x: jax.Array, matrix: SparseMatrix, axis: int) -> jax.Array:
         return jnp.where(weight == 0, jnp.zeros((), x.dtype), y) if filled else y
 
     c, w = jnp.asarray(columns), jnp.asarray(weights, x.dtype)
+    if _FOLDS_WRONGLY:
+        x = lax.optimization_barrier(x)
     y, _ = lax.scan(
         lambda y, k: (y + term(*k), None),
         term(c[0], w[0]),

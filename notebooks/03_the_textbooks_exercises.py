@@ -1015,9 +1015,8 @@ sheet.text(11.4, 4.3, "the layers above, $F$", 0.34, color=NAME)
 sheet.text(16.6, 2.6, r"forward: $n_{i,j} = b\, lz_{i,j}$", 0.42)
 sheet
 
+
 # %%
-
-
 def both(z, b):
     return jnp.vdot(dn, z * b)
 

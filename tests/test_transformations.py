@@ -59,6 +59,31 @@ def test_jit(operation):
     assert_all_close(jax.jit(run)(*args), run(*args))
 
 
+@pytest.mark.versions
+@every_operation
+def test_constants(operation):
+    """Of what the compiler knows, it computes what it would have computed of arguments."""
+    args, fixed = operation.arguments(), operation.fixed
+
+    def pulled_back(args, fixed, known):
+        y, pullback = jax.vjp(lambda *args: operation.f(*args, *fixed), *args)
+        dy = jax.tree.map(
+            lambda k, y: (
+                np.zeros(y.shape, jax.dtypes.float0)
+                if not jnp.issubdtype(y.dtype, jnp.floating)
+                else jnp.resize(k, y.shape).astype(y.dtype)
+            ),
+            jax.tree.map(lambda _: known, y),
+            y,
+        )
+        return y, pullback(dy)
+
+    weights = normal(np.random.default_rng(7), 101)
+    expected = pulled_back(args, fixed, weights)
+    assert_all_close(jax.jit(lambda: pulled_back(args, fixed, weights))(), expected)
+    assert_all_close(jax.jit(lambda *args: pulled_back(args, fixed, weights))(*args), expected)
+
+
 def recomputes_rules_with_options():
     """Whether jax.checkpoint takes any custom_vjp function that has static options."""
 
