@@ -15,7 +15,7 @@ SURVIVORS: dict[tuple[str, str], str] = {
     ("_cpu/__init__", "return any(k > s and o != 1 for k, s, o in axes)"): (
         f"{NEVER}: windows have at least one output along every axis"
     ),
-    ("_cpu/depthwise", "_TOGETHER = 24"): CHOICE,
+    ("_cpu/_arrays", "TOGETHER = 24"): CHOICE,
     ("_cpu/depthwise", "if stride > 0:"): (
         "what follows leaves an array as it is where the stride is 1; the condition saves the work"
     ),

@@ -73,22 +73,22 @@ CASES = [
     ((1, 22, 24, 16), (3, 3, 16, 2), 1, dict(stride=(4, 2), dilation=(3, 2)), "-s-"),
     ((1, 24, 23, 16), (5, 4, 16, 2), 1, dict(stride=4, dilation=2), "-s-"),
     # a large kernel on a small image with few channels: banded matrices
-    ((3, 9, 10, 1), (5, 5, 1, 6), 1, dict(), "nnn"),
-    ((3, 9, 10, 1), (5, 6, 1, 6), 1, dict(padding="SAME"), "nnn"),
+    ((3, 9, 10, 1), (5, 5, 1, 6), 1, dict(), "fnn"),
+    ((3, 9, 10, 1), (5, 6, 1, 6), 1, dict(padding="SAME"), "fnn"),
     ((3, 9, 10, 6), (5, 5, 6, 4), 1, dict(padding=((-1, 2), (3, -1))), "-n-"),
-    ((3, 14, 15, 2), (5, 5, 2, 3), 1, dict(dilation=(2, 3), padding=1), "-n-"),
-    ((0, 9, 10, 1), (5, 5, 1, 6), 1, dict(), "nnn"),
-    ((2, 9, 10, 1), (3, 3, 1, 32), 1, dict(padding=1), "--m"),
-    ((2, 9, 10, 2), (3, 2, 2, 32), 1, dict(dilation=2, padding=((1, 2), (-1, 0))), "--m"),
+    ((3, 14, 15, 2), (5, 5, 2, 3), 1, dict(dilation=(2, 3), padding=1), "fn-"),
+    ((0, 9, 10, 1), (5, 5, 1, 6), 1, dict(), "fnn"),
+    ((2, 9, 10, 1), (3, 3, 1, 32), 1, dict(padding=1), "f-m"),
+    ((2, 9, 10, 2), (3, 2, 2, 32), 1, dict(dilation=2, padding=((1, 2), (-1, 0))), "f-m"),
     # strided, with few channels: tiles
-    ((2, 9, 8, 3), (3, 3, 3, 4), 1, dict(stride=2, padding=1), "-t-"),
+    ((2, 9, 8, 3), (3, 3, 3, 4), 1, dict(stride=2, padding=1), "ft-"),
     ((2, 11, 13, 3), (7, 7, 3, 4), 1, dict(stride=2, padding=3), "-t-"),
-    ((2, 11, 13, 2), (5, 3, 2, 4), 1, dict(stride=(3, 1), padding=((-1, 2), (0, -2))), "-t-"),
+    ((2, 11, 13, 2), (5, 3, 2, 4), 1, dict(stride=(3, 1), padding=((-1, 2), (0, -2))), "ft-"),
     ((2, 10, 15, 20), (5, 5, 20, 4), 1, dict(stride=5), "-t-"),
-    ((2, 9, 14, 2), (3, 4, 2, 4), 1, dict(stride=(4, 5)), "-t-"),
+    ((2, 9, 14, 2), (3, 4, 2, 4), 1, dict(stride=(4, 5)), "ft-"),
     # large: blocks of images
-    ((40, 224, 220, 1), (2, 1, 1, 1), 1, dict(), "--q"),
-    ((48, 320, 132, 1), (3, 3, 1, 4), 1, dict(stride=2, padding=1), "-tq"),
+    ((40, 224, 220, 1), (2, 1, 1, 1), 1, dict(), "f-q"),
+    ((48, 320, 132, 1), (3, 3, 1, 4), 1, dict(stride=2, padding=1), "ftq"),
     # three dimensions: planes
     ((2, 5, 6, 7, 3), (3, 3, 3, 3, 4), 1, dict(padding=1), "vvv"),
     ((2, 7, 6, 7, 3), (3, 2, 3, 3, 4), 1, dict(stride=(2, 1, 2), padding=((-1, 2), 1, 0)), "vvv"),
@@ -96,20 +96,24 @@ CASES = [
     ((1, 6, 5, 5, 20), (3, 3, 3, 10, 4), 2, dict(padding=1), "bbb"),
     ((0, 5, 6, 7, 3), (3, 3, 3, 3, 4), 1, dict(padding=1), "vvv"),
     # left to XLA
-    ((3, 9, 50, 1), (5, 5, 1, 6), 1, dict(), "---"),
-    ((2, 9, 8, 3), (1, 2, 3, 4), 1, dict(stride=(3, 1)), "---"),
+    ((3, 9, 50, 1), (5, 5, 1, 6), 1, dict(), "f--"),
+    ((2, 9, 8, 3), (1, 2, 3, 4), 1, dict(stride=(3, 1)), "f--"),
     ((2, 9, 8, 16), (3, 3, 16, 4), 1, dict(stride=2, padding=1), "---"),
     ((1, 24, 22, 16), (2, 3, 16, 4), 1, dict(stride=(2, 3)), "---"),
-    ((2, 9, 8, 3), (3, 3, 3, 4), 1, dict(stride=2, dilation=2, padding=1), "---"),
+    ((2, 9, 8, 3), (3, 3, 3, 4), 1, dict(stride=2, dilation=2, padding=1), "f--"),
     ((2, 9, 8, 16), (3, 3, 16, 4), 1, dict(padding=1), "---"),
     # few channels a group, and more phases than are worth compiling
     ((1, 11, 12, 4), (5, 6, 2, 6), 2, dict(stride=5), "ubb"),
+    # few channels: more products than are summed one by one, and in one dimension
+    ((2, 13, 14, 1), (9, 8, 1, 4), 1, dict(padding=2), "nnn"),
+    ((2, 19, 3), (4, 3, 5), 1, dict(stride=2, dilation=3, padding=((-1, 4),)), "f--"),
 ]
 
 NAMES = {
     "d": "depthwise.",
     "u": r"grouped\.(?!\w*blocks)",
     "b": r"grouped\.\w*blocks",
+    "f": "dense.correlate_few",
     "n": "banded.",
     "p": "dense.pointwise_kernel_gradient",
     "m": "dense.kernel_gradient_of_patches",

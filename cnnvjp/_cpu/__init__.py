@@ -38,6 +38,8 @@ _BLOCK_BYTES = 8 << 20  # of dy, which a kernel's gradient reads many times over
 _SLIM_BLOCK_BYTES = 13 << 20  # the same, below _BROAD output channels
 _BROAD = 128
 _MOST_BLOCKS = 16
+_PRODUCTS = 64  # for each output, up to which sums of whole maps win
+_COLOURS = 3  # input channels up to which they do
 _NARROW = 18  # channels of a patch, up to which a matrix of patches wins
 _WIDE = 32  # output channels from which it does
 
@@ -64,6 +66,8 @@ def correlation(
     if _has_depth(window):
         planes = _or_xla(correlation, dense.correlate, volumes.plane_window(window), precision)
         return functools.partial(volumes.correlate, window=window, planes=planes)
+    if 1 < window.taps <= _PRODUCTS // w.shape[-2] and w.shape[-2] <= _COLOURS:
+        return functools.partial(dense.correlate_few, window=window)
     if _has_short_rows(w.shape[-2:], window) and w.shape[-2] == 1:
         return functools.partial(banded.correlate, window=window, precision=precision)
     return None

@@ -1,7 +1,7 @@
 """Dense convolution: XLA's own, and what to do where XLA:CPU chooses poorly.
 
-Mostly it chooses well: forward passes, input gradients of stride 1 and kernel gradients of
-moderate size are left to it.
+Mostly it chooses well: forward passes of more than a few products, input gradients of stride 1
+and kernel gradients of moderate size are left to it.
 """
 
 import functools
@@ -15,7 +15,7 @@ from jax import lax
 
 from cnnvjp import _lowering as lowering
 from cnnvjp._arguments import ArrayType
-from cnnvjp._cpu._arrays import Phase, barrier, padded, woven
+from cnnvjp._cpu._arrays import TOGETHER, Phase, barrier, padded, summed, times, woven
 from cnnvjp._geometry import Window
 from cnnvjp._taps import each_tap, tap
 
@@ -47,6 +47,22 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, precision: Any)
         x, dy, stride=window.dilation, padding=window.span, dilation=window.stride, groups=1,
         precision=precision, out=ArrayType(x.dtype),
     )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------
+# Forward passes of images with one channel, or three
+# ------------------------------------------------------------------------------------------
+
+
+def correlate_few(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """A multiply-add of whole maps for each tap and channel, in a loop that writes y once."""
+    x = barrier(padded(x, window.span))
+    terms = [
+        times(lax.slice_in_dim(tap(x, window, m), c, c + 1, axis=-1), w[m][c])
+        for m in each_tap(window)
+        for c in range(x.shape[-1])
+    ]
+    return summed(terms, TOGETHER)
 
 
 # ------------------------------------------------------------------------------------------

@@ -17,12 +17,9 @@ import numpy as np
 from jax import lax
 
 from cnnvjp._cpu import volumes
-from cnnvjp._cpu._arrays import Phase, barrier, padded, phases, summed, times, woven
+from cnnvjp._cpu._arrays import TOGETHER, Phase, barrier, padded, phases, summed, times, woven
 from cnnvjp._geometry import Window
 from cnnvjp._taps import Tap, each_tap, tap
-
-# Taps that are summed in one fusion. LLVM takes time that grows faster than their number.
-_TOGETHER = 25
 
 # Terms of one fused reduction: taps · rows · row blocks. LLVM stops unrolling a little above,
 # and the loop is then 3 to 25 times slower.
@@ -108,7 +105,7 @@ def _rows_of_images(x: jax.Array, w: jax.Array, window: Window, whole: range) ->
             seen = lax.slice_in_dim(seen, 0, _reach(window), window.stride[1], axis=2)
             term, mask = times(seen, w[m][0]), masks[m[1]]
             terms.append(term if mask is None else jnp.where(mask[:, None], term, 0))
-        return summed(terms, _TOGETHER)
+        return summed(terms, TOGETHER)
 
     def border(some: range) -> jax.Array:
         begin, end = _line_start(window, some[0]), _line_end(window, some[-1])
@@ -171,7 +168,7 @@ def _line_end(window: Window, i: int) -> int:
 def _taps(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """Σ over m of x[i·s + d·m] w[m], for x as long as the windows reach."""
     terms = [times(tap(x, window, m), w[m][0]) for m in each_tap(window)]
-    return summed(terms, _TOGETHER)
+    return summed(terms, TOGETHER)
 
 
 def _repeated(x: jax.Array, multiplier: int) -> jax.Array:
