@@ -12,11 +12,12 @@ carries a `jax.custom_vjp` whose rule is written from the equations of five sour
 `cnnvjp.equations` holds those equations themselves, as NumPy loops.
 """
 
-from cnnvjp import equations, models, train
+from cnnvjp import equations, interop, models, train
 from cnnvjp.activations import elu, hard_swish, leaky_relu, prelu, relu, relu6
 from cnnvjp.affine import add_bias, dense, flatten, scale, unflatten
 from cnnvjp.batch_normalization import batch_norm, batch_norm_inference
 from cnnvjp.convolution import conv, conv_kernel_grad, conv_transpose
+from cnnvjp.drop_in import conv_general_dilated
 from cnnvjp.global_pooling import (
     adaptive_avg_pool,
     adaptive_max_pool,
@@ -31,6 +32,7 @@ from cnnvjp.pooling import max_pool, max_unpool, min_pool
 from cnnvjp.regularization import dropout, l2_penalty
 from cnnvjp.resampling import downsample, pixel_shuffle, pixel_unshuffle, repeat, upsample
 from cnnvjp.resizing import resize
+from cnnvjp.rewriting import explicit
 from cnnvjp.smooth_activations import gelu, sigmoid, silu, softplus, tanh
 from cnnvjp.softmax_activations import log_softmax, softmax
 from cnnvjp.sum_pooling import avg_pool, lp_pool, sum_pool, weighted_avg_pool
@@ -47,6 +49,7 @@ __all__ = [
     "batch_norm",
     "batch_norm_inference",
     "conv",
+    "conv_general_dilated",
     "conv_kernel_grad",
     "conv_transpose",
     "dense",
@@ -54,6 +57,7 @@ __all__ = [
     "dropout",
     "elu",
     "equations",
+    "explicit",
     "flatten",
     "fold",
     "gelu",
@@ -62,6 +66,7 @@ __all__ = [
     "group_norm",
     "half_squared_error",
     "hard_swish",
+    "interop",
     "l2_penalty",
     "layer_norm",
     "leaky_relu",

@@ -8,7 +8,9 @@ measured against JAX's own gradient of the lax operation (for whole networks, th
 Flax), and against PyTorch where it is installed. All are run in turn, one run each, many times
 over: what disturbs the machine disturbs them alike. A ratio is how many times faster ours is; its
 interval is the 95 % interval over the rounds. Where XLA compiles ours and the autodiff's to one
-and the same program, the ratio is 1. It writes a table, `results.json` and `ratios.png`.
+and the same program, the ratio is 1. Last come stock Flax networks before and after their
+convolutions and poolings became ours, by `cnnvjp.explicit` and by injection. It writes a table,
+`results.json` and `ratios.png`.
 """
 
 import dataclasses
@@ -243,14 +245,18 @@ def _both_ways(f: Callable[..., Any]) -> Callable[..., Any]:
 
 def step_runs(network: Network) -> dict[str, tuple[Run, float]]:
     """A training step, ours and in Flax, each with the seconds that it took to compile."""
-    x = jax.random.normal(jax.random.key(0), (network.batch, *network.image))
-    t = jnp.arange(network.batch) % 10
+    x, t = _examples(network)
     runs = {OURS: _our_step(network, x, t)}
     try:
         runs[AUTODIFF] = _flax_step(network, x, t)
     except ImportError:
         print("Flax is not installed: training steps are not compared with it")
     return runs
+
+
+def _examples(network: Network) -> tuple[jax.Array, jax.Array]:
+    x = jax.random.normal(jax.random.key(0), (network.batch, *network.image))
+    return x, jnp.arange(network.batch) % 10
 
 
 def _our_step(network: Network, x: jax.Array, t: jax.Array) -> tuple[Run, float]:
@@ -267,8 +273,15 @@ def _our_step(network: Network, x: jax.Array, t: jax.Array) -> tuple[Run, float]
     return run, _seconds(run)
 
 
-def _flax_step(network: Network, x: jax.Array, t: jax.Array) -> tuple[Run, float]:
-    module, optimizer = flax_network(network.name), optax.sgd(0.01, 0.9)
+def _flax_step(
+    network: Network,
+    x: jax.Array,
+    t: jax.Array,
+    *,
+    injected: bool = False,
+    rewrite: Callable[..., Any] = lambda loss: loss,
+) -> tuple[Run, float]:
+    module, optimizer = flax_network(network.name, injected=injected), optax.sgd(0.01, 0.9)
     variables = jax.jit(lambda key: module.init(key, x, train=True))(jax.random.key(0))
     params, rest = variables["params"], {k: v for k, v in variables.items() if k != "params"}
 
@@ -278,7 +291,8 @@ def _flax_step(network: Network, x: jax.Array, t: jax.Array) -> tuple[Run, float
 
     def step(carry: Any) -> Any:
         params, rest, opt_state = carry
-        (value, rest), gradients = jax.value_and_grad(loss, has_aux=True)(params, rest)
+        slopes = jax.value_and_grad(rewrite(loss), has_aux=True)
+        (value, rest), gradients = slopes(params, rest)
         updates, opt_state = optimizer.update(gradients, opt_state, params)
         return (optax.apply_updates(params, updates), rest, opt_state), value
 
@@ -399,6 +413,34 @@ def measure_steps(config: Config, torch: Torch | None) -> Iterator[dict[str, Any
         yield summarized({"network": network.name, **labels}, times, compiling, {})
 
 
+def measure_swaps(config: Config) -> Iterator[dict[str, Any]]:
+    """Two results for every stock Flax network: its training step before and after each swap."""
+    for network in NETWORKS:
+        if config.only not in f"{network.name} stock Flax step":
+            continue
+        x, t = _examples(network)
+        try:
+            before = _flax_step(network, x, t)
+        except ImportError:
+            print("Flax is not installed: its networks are not measured")
+            return
+        after = {
+            "explicit": _flax_step(network, x, t, rewrite=cnnvjp.explicit),
+            "injection": _flax_step(network, x, t, injected=True),
+        }
+        steps = {AUTODIFF: before, **after}
+        runs = {name: timed(run) for name, (run, _) in steps.items()}
+        times = interleaved(runs, 3 * config.seconds)
+        labels = {"layer": f"batch {network.batch}", "pass": "step"}
+        for swap in after:
+            yield summarized(
+                {"network": network.name, **labels, "family": f"stock Flax step, {swap}"},
+                {OURS: times[swap], AUTODIFF: times[AUTODIFF]},
+                {OURS: after[swap][1], AUTODIFF: before[1]},
+                {},
+            )
+
+
 def measure_batches(seconds: float) -> dict[str, dict[int, float]]:
     """Microseconds an image for every pass of a layer of middling size, at growing batches."""
     found: dict[str, dict[int, float]] = {what: {} for what in MIDDLING.passes}
@@ -471,7 +513,7 @@ def means(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(row["family"], []).append(row)
-        if row["family"] != "training step":
+        if row["pass"] != "step":
             groups.setdefault(f"{row['family']}, {row['pass']}", []).append(row)
             groups.setdefault("all layers", []).append(row)
     found: dict[str, dict[str, float]] = {}
@@ -542,6 +584,7 @@ def main(config: Config) -> None:
         rows = list(measure_layers(config, torch))
         if config.steps:
             rows += measure_steps(config, torch)
+            rows += measure_swaps(config)
     finally:
         if torch:
             torch.close()

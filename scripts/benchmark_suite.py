@@ -7,6 +7,8 @@ milliseconds on two cores, in whichever of the implementations is slower.
 import dataclasses
 from typing import Any
 
+import cnnvjp
+
 DENSE, DEPTHWISE, GROUPED = "dense", "depthwise", "grouped"
 MAX, AVERAGE, NORM = "max pooling", "average pooling", "batch norm"
 
@@ -165,9 +167,16 @@ NETWORKS = (
 # ------------------------------------------------------------------------------------------
 
 
-def flax_network(name: str) -> Any:
-    """The network of this name as a flax.linen module, `module(x, train)`."""
+def flax_network(name: str, *, injected: bool = False) -> Any:
+    """The network of this name as a flax.linen module, `module(x, train)`.
+
+    With `injected` its convolutions and its pooling are given as ours: the lines that a user
+    would change. Without, it is stock Flax.
+    """
     import flax.linen as nn
+
+    convolve = cnnvjp.conv_general_dilated if injected else None
+    max_pool = cnnvjp.interop.flax_max_pool if injected else nn.max_pool
 
     def convolution(x: Any, maps: int, size: int, stride: int = 1, groups: int = 1) -> Any:
         return nn.Conv(
@@ -177,6 +186,7 @@ def flax_network(name: str) -> Any:
             padding=size // 2,
             feature_group_count=groups,
             use_bias=False,
+            conv_general_dilated=convolve,
         )(x)
 
     def normalized(x: Any, train: bool) -> Any:
@@ -186,8 +196,8 @@ def flax_network(name: str) -> Any:
         @nn.compact
         def __call__(self, x: Any, train: bool) -> Any:
             for maps in (6, 16):
-                x = nn.relu(nn.Conv(maps, (5, 5), padding="VALID")(x))
-                x = nn.max_pool(x, (2, 2), (2, 2))
+                layer = nn.Conv(maps, (5, 5), padding="VALID", conv_general_dilated=convolve)
+                x = max_pool(nn.relu(layer(x)), (2, 2), (2, 2))
             x = x.reshape(x.shape[0], -1)
             for width in (120, 84):
                 x = nn.relu(nn.Dense(width)(x))

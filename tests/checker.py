@@ -7,6 +7,7 @@ bound, `reference` the same mathematics in lax or jnp operations, differentiated
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 # Errors allowed, as a share of the largest magnitude of the reference. The low precisions
 # round their results once, and sums in at least float32 add little to that.
@@ -158,6 +159,22 @@ def check_low_precision(f, *args, dtype, terms=1):
         assert got.dtype == argument.dtype
     for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert_close(got, want, tolerance=tolerance)
+
+
+def count_primitives(jaxpr, *names):
+    """How many equations of a program, at any depth, are of these primitives.
+
+    The bodies and rules of custom_vjp functions do not count: those are ours.
+    """
+    total = 0
+    for equation in jaxpr.eqns:
+        total += equation.primitive.name in names
+        if not equation.primitive.name.startswith("custom_vjp_call"):
+            for value in equation.params.values():
+                for inner in value if isinstance(value, tuple) else (value,):
+                    if isinstance(inner, core.Jaxpr | core.ClosedJaxpr):
+                        total += count_primitives(getattr(inner, "jaxpr", inner), *names)
+    return total
 
 
 def message(error):

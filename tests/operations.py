@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from checker import distinct, integers, normal
+from jax import lax
 
 import cnnvjp
 
@@ -70,6 +71,8 @@ def elementwise(name, f=None):
 LABELS = integers(np.random.default_rng(1), BATCH, 6, 6, low=0, high=4)
 ARGMAX = integers(np.random.default_rng(2), BATCH, 3, 3, 4, low=0, high=36)
 
+CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
+
 OPERATIONS = [
     image("conv", lambda x, w, b: cnnvjp.conv(x, w, b, stride=2, padding=1, groups=2), (3, 3, 2, 6), (6,)),
     Operation(
@@ -84,6 +87,13 @@ OPERATIONS = [
         (IMAGE, (BATCH, 3, 3, 5)),
         (True, True),
         keeps_batch=False,
+    ),
+    image("conv_general_dilated", lambda x, w: cnnvjp.conv_general_dilated(x, w, (2, 1), "SAME", dimension_numbers=CHANNELS_LAST), (3, 3, 4, 6)),
+    Operation(
+        "explicit",
+        cnnvjp.explicit(lambda y, w: lax.conv_transpose(y, w, (2, 2), "SAME", dimension_numbers=CHANNELS_LAST)),
+        ((BATCH, 3, 3, 4), (3, 3, 4, 6)),
+        (True, False),
     ),
     image("max_pool", lambda x: cnnvjp.max_pool(x, 3, stride=2, padding=1), draw=distinct),
     image("max_pool", lambda x: cnnvjp.max_pool(x, 2, ties="split"), draw=distinct),

@@ -86,6 +86,14 @@ EVALUATION = dict(train_state=START, batch=(IMAGES, LABELS))
 CALLS = dict.fromkeys(FUNCTIONS, IMAGE) | {
     "conv": dict(x=X, w=W, b=jnp.ones(6)),
     "conv_transpose": dict(y=X, w=W[..., :4], b=C),
+    "conv_general_dilated": dict(
+        lhs=X,
+        rhs=W,
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    ),
+    "explicit": dict(f=cnnvjp.relu),
     "conv_kernel_grad": dict(x=X, dy=jnp.ones((2, 4, 4, 6)), kernel_size=3),
     **dict.fromkeys(["max_pool", "min_pool", "avg_pool", "sum_pool", "lp_pool", "unfold"], POOL),
     "weighted_avg_pool": dict(x=X, weight=C, window=2),
@@ -213,6 +221,8 @@ INTEGERS |= {"pad", "pixel_shuffle", "pixel_unshuffle", "unfold", "fold", "flatt
 
 def wrong_options(name):
     """Each option of a function, given what it cannot be."""
+    if name == "conv_general_dilated":
+        return  # lax reads them
     for option, parameter in inspect.signature(PUBLIC[name]).parameters.items():
         values, kind, fitting = BY_NAME.get(option, ([], None, ""))
         if fitting.startswith(AN_INT) and parameter.default is not None:
@@ -261,6 +271,9 @@ WRONG = [
     ("conv", dict(x=X.astype("int8"), w=1.5), TypeError, r"^w: got the float 1\.5 beside arrays of int8; it must be an integer$"),
     ("conv", dict(b=C), ValueError, r"^b: got the shape \(4,\); it must be tied, \(6,\), or untied, \(4, 4, 6\)$"),
     ("conv", dict(b=1.0), TypeError, r"^b: got float; it must be an array of float64$"),
+    ("conv_general_dilated", dict(lhs=X[..., :3]), ValueError, r"^conv_general_dilated lhs feature dimension size divided by feature_group_count must equal"),
+    ("conv_general_dilated", dict(padding=3), ValueError, r"^padding argument to conv_general_dilated should be a string or a sequence of \(low, high\) pairs, got 3$"),
+    *(("explicit", {argument: wrong}, TypeError, rf"^{argument}: got {type(wrong).__name__}; it must be a function$") for argument, wrong in [("f", None), ("f", 3), ("report", "print")]),
     ("conv_transpose", dict(y=X[..., :3]), ValueError, r"^y: got 3 channels; w of shape \(3, 3, 4, 4\) is the forward convolution's kernel, which has 4 output channels$"),
     ("conv_transpose", dict(y=X[:, :0]), ValueError, r"^y: got the spatial size \(0, 6\); every axis needs a position$"),
     ("conv_transpose", dict(b=jnp.ones(3)), ValueError, r"^b: got the shape \(3,\); it must be tied, \(4,\), or untied, \(8, 8, 4\)$"),
@@ -368,7 +381,7 @@ WRONG = [
     *(
         (name, dict(padding=wrong), ValueError, rf"^padding: got '{wrong}'; the names are VALID, SAME, SAME_LOWER, FULL$")
         for name in FUNCTIONS
-        if "padding" in inspect.signature(PUBLIC[name]).parameters and name != "pad"
+        if "padding" in inspect.signature(PUBLIC[name]).parameters and name not in ("pad", "conv_general_dilated")
         for wrong in ["same", "", "SAMEISH", "VALID "]
     ),
     ("pad", dict(padding="SAME"), ValueError, r"^padding: got 'SAME'; it must be an int, a sequence of 2 ints, or of 2 pairs \(before, after\)$"),

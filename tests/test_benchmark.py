@@ -78,3 +78,24 @@ def test_nothing_to_measure_is_an_error(benchmark, tmp_path):
     config = benchmark.Config(only="no such row", torch_python="/bin/false", out=tmp_path / "none")
     with pytest.raises(SystemExit, match="--only: got 'no such row'"):
         benchmark.main(config)
+
+
+def test_stock_networks_before_and_after(benchmark, monkeypatch):
+    """Each swap is of the same network: three steps from the same start leave the same loss."""
+    import jax
+    import numpy as np
+
+    pytest.importorskip("flax")
+    network = benchmark.Network("lenet5", (32, 32, 1), 2)
+    monkeypatch.setattr(benchmark, "NETWORKS", [network])
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        rows = list(benchmark.measure_swaps(benchmark.Config(seconds=0.01)))
+        x, t = benchmark._examples(network)
+        losses = []
+        for swap in ({}, dict(rewrite=benchmark.cnnvjp.explicit), dict(injected=True)):
+            run, _ = benchmark._flax_step(network, x, t, **swap)
+            losses.append([float(run()[1]) for _ in range(3)])
+    families = [row["family"] for row in rows]
+    assert families == ["stock Flax step, explicit", "stock Flax step, injection"]
+    assert all(row["to_autodiff"][0] > 0 and row["runs"] >= 5 for row in rows)
+    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-5)

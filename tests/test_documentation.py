@@ -12,13 +12,17 @@ import pytest
 from operations import IDS, OPERATIONS
 
 import cnnvjp
+from cnnvjp import interop
 
 PACKAGE = Path(cnnvjp.__file__).parent
 FUNCTIONS = sorted(n for n in cnnvjp.__all__ if inspect.isfunction(getattr(cnnvjp, n)))
+DOCUMENTED = {name: getattr(cnnvjp, name) for name in FUNCTIONS}
+DOCUMENTED |= {f"interop.{name}": getattr(interop, name) for name in interop.__all__}
 
 # What may be given by position: arrays, and what the result has no shape without.
 POSITIONAL = set(
     [
+        "f",
         "x",
         "y",
         "z",
@@ -57,9 +61,9 @@ POSITIONAL = set(
 )
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", DOCUMENTED)
 def test_docstring_has_every_section(name):
-    text = inspect.getdoc(getattr(cnnvjp, name))
+    text = inspect.getdoc(DOCUMENTED[name])
     summary = text.splitlines()[0]
     assert summary.endswith((".", ")", ":")) or ":" in summary, summary
     for section in ("Args", "Returns", "Raises", "Example", "Source"):
@@ -68,13 +72,15 @@ def test_docstring_has_every_section(name):
     documented = re.findall(
         r"^ {4}\**(\w+)(?:, \w+)*:", text.split("Args:")[1].split("Returns:")[0], re.M
     )
-    parameters = list(inspect.signature(getattr(cnnvjp, name)).parameters)
+    parameters = list(inspect.signature(DOCUMENTED[name]).parameters)
     missing = [p for p in parameters if p not in text.split("Args:")[1].split("Returns:")[0]]
     assert not missing, f"{name} does not document {missing}; it documents {documented}"
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_options_are_keyword_only(name):
+    if name == "conv_general_dilated":
+        return  # it has lax's signature
     for parameter in inspect.signature(getattr(cnnvjp, name)).parameters.values():
         if parameter.kind is not parameter.KEYWORD_ONLY:
             assert parameter.name in POSITIONAL, f"{name}: {parameter.name} should be an option"
@@ -101,7 +107,7 @@ def test_every_operation_carries_a_rule(operation):
     names = set(primitives(jax.make_jaxpr(operation.f)(*args).jaxpr))
     assert any(name.startswith("custom_vjp_call") for name in names), names
     # What remains outside moves data at most: batch axes merged, a dtype, a draw of random bits.
-    moves = {"reshape", "convert_element_type", "broadcast_in_dim", "squeeze"}
+    moves = {"reshape", "convert_element_type", "broadcast_in_dim", "squeeze", "transpose"}
     random = {
         "random_wrap",
         "random_unwrap",
@@ -126,6 +132,7 @@ def test_examples_run():
     code = (
         "import doctest, importlib, pkgutil, sys, cnnvjp\n"
         "names = ['cnnvjp', *(m.name for m in pkgutil.walk_packages(cnnvjp.__path__, 'cnnvjp.'))]\n"
+        "names.remove('cnnvjp.interop')  # whose examples need its libraries\n"
         "results = [doctest.testmod(importlib.import_module(name)) for name in names]\n"
         "print(sum(r.attempted for r in results), 'examples')\n"
         "sys.exit(any(r.failed for r in results) or sum(r.attempted for r in results) < 100)\n"
@@ -150,6 +157,8 @@ def test_importing_is_light():
         "tqdm",
         "torch",
         "flax",
+        "equinox",
+        "haiku",
         "pandas",
     }
     assert not unexpected
@@ -207,15 +216,25 @@ def test_readme_lists_every_erratum():
     assert listed == {(e.source, e.where) for e in cnnvjp.equations.ERRATA}
 
 
-def test_readme_examples_run():
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    examples = [block for block in blocks if block.startswith("import")]
-    assert len(examples) == 3
-    for example in examples:
-        done = subprocess.run(
-            [sys.executable, "-c", example], capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, example + done.stderr
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+EXAMPLES = [block for block in BLOCKS if block.startswith("import")]
+
+
+def test_readme_has_examples():
+    assert len(EXAMPLES) == 7
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=map(str, range(len(EXAMPLES))))
+def test_readme_examples_run(example):
+    first = re.match(r"import (\w+)", example).group(1)
+    if first in ("equinox", "flax", "haiku"):
+        pytest.importorskip(first)
+    done = subprocess.run(
+        [sys.executable, "-c", example], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, example + done.stderr
+    if "report=print" in example:
+        assert done.stdout.startswith("2 replaced, 0 left\n")
 
 
 def test_readme_begins_with_two_commands():
@@ -254,6 +273,8 @@ def test_the_reference_builds(tmp_path):
     page = (tmp_path / "cnnvjp.html").read_text()
     assert [name for name in FUNCTIONS if f'id="{name}"' not in page] == []
     assert 'id="backward_animation"' in (tmp_path / "cnnvjp" / "plot.html").read_text()
+    page = (tmp_path / "cnnvjp" / "interop.html").read_text()
+    assert [name for name in interop.__all__ if f'id="{name}"' not in page] == []
 
 
 def test_readme_links_lead_somewhere():

@@ -98,6 +98,24 @@ def test_rows_in_parts_and_copies():
     )
 
 
+@pytest.mark.xfail(strict=True, reason="XLA sums lax's input gradient over copies of the maps too")
+def test_upsampled_rows_in_parts_and_copies():
+    """The same, where a transposed convolution's sum over divided channels makes the copies."""
+    rng = np.random.default_rng(0)
+    y, w = normal(rng, 4, 6, 6, 4), normal(rng, 3, 3, 6, 4)
+    divided = NamedSharding(mesh_of(["rows", "channels"]), P(None, "rows", None, "channels"))
+
+    def loss(y, w):
+        layout = ("NHWC", "HWOI", "NHWC")
+        x = jax.lax.conv_general_dilated(
+            y, w[::-1, ::-1], (1, 1), ((2, 1), (2, 1)), (2, 2), dimension_numbers=layout
+        )
+        return jax.numpy.sin(x).sum()
+
+    slopes = jax.jit(jax.grad(loss, (0, 1)))
+    assert_close(slopes(jax.device_put(y, divided), w)[0], slopes(y, w)[0])
+
+
 def check_mesh(operation, kind, expected):
     args, batched = arguments(operation)
     mesh = two_devices(kind)

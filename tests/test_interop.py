@@ -1,0 +1,440 @@
+"""Networks as people write them in Flax, Equinox and Haiku: the same with our rules in them."""
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from checker import assert_close, count_primitives
+
+import cnnvjp
+from cnnvjp import explicit, interop
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it():
+    """JAX's own defaults, which these libraries count on."""
+    strict = {name: jax.config.values[name] for name in DEFAULTS}
+    for name, value in DEFAULTS.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in strict.items():
+        jax.config.update(name, value)
+
+
+DEFAULTS = dict(
+    jax_enable_x64=False, jax_numpy_dtype_promotion="standard", jax_numpy_rank_promotion="allow"
+)
+
+
+def images(*shape):
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape), "float32")
+
+
+LAX = ("conv_general_dilated", "reduce_window_max", "reduce_window_sum")
+X, LABELS = images(4, 12, 12, 3), jnp.arange(4, dtype="int32")
+
+
+def cross_entropy(logits):
+    return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(4), LABELS])
+
+
+def assert_same(actual, expected):
+    """Losses, gradients and new statistics, to 1e-5 of the largest entry of all of them.
+
+    Some are nothing but rounding: that of a bias before a normalization is 0.
+    """
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    pairs = list(zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True))
+    for got, want in pairs:
+        assert (got.shape, got.dtype) == (want.shape, want.dtype)
+    got, want = (
+        np.concatenate([np.ravel(leaf) for leaf in leaves]) for leaves in zip(*pairs, strict=True)
+    )
+    assert_close(got, want, tolerance=1e-5)
+
+
+def all_replaced(f, *args, found):
+    """Whether everything in f is replaced, and that it is as many as we count in its source."""
+    reports = []
+    jax.eval_shape(explicit(f, report=reports.append), *args)
+    (report,) = reports
+    assert not report.left, report
+    assert sum(finding.count for finding in report.replaced) == found, report
+    return True
+
+
+# ------------------------------------------------------------------------------------------
+# Flax
+# ------------------------------------------------------------------------------------------
+
+
+def linen_networks():
+    """A small ResNet and a small MobileNet, given the convolution and the pooling that they use."""
+    nn = pytest.importorskip("flax.linen")
+
+    def network(body, convolution=None, max_pool=nn.max_pool, avg_pool=nn.avg_pool):
+        class Network(nn.Module):
+            @nn.compact
+            def __call__(self, x):
+                def conv(x, maps, size, stride=1, groups=1, **options):
+                    return nn.Conv(
+                        maps, (size, size), stride, feature_group_count=groups,
+                        use_bias=False, conv_general_dilated=convolution, **options,
+                    )(x)  # fmt: skip
+
+                def norm(x):
+                    return nn.BatchNorm(use_running_average=False, momentum=0.9)(x)
+
+                return nn.Dense(5)(body(x, conv, norm, max_pool, avg_pool).mean((1, 2)))
+
+        return Network()
+
+    def resnet(x, conv, norm, max_pool, avg_pool):
+        x = nn.relu(norm(conv(x, 8, 3, padding="CIRCULAR")))
+        x = max_pool(x, (3, 3), (2, 2), "SAME")
+        y = nn.relu(norm(conv(x, 16, 3, 2)))
+        y = norm(conv(y, 16, 3, kernel_dilation=2)) + norm(conv(x, 16, 1, 2))
+        return avg_pool(nn.relu(y), (2, 2), padding=((1, 0), (0, 1)), count_include_pad=False)
+
+    def mobilenet(x, conv, norm, max_pool, avg_pool):
+        x = nn.relu6(norm(conv(x, 8, 3, 2, padding=1)))
+        y = nn.relu6(norm(conv(x, 24, 1)))
+        y = nn.relu6(norm(conv(y, 24, 3, groups=24)))
+        x = x + norm(conv(y, 8, 1))
+        return nn.relu6(norm(conv(x, 16, 3, 2, groups=8)))
+
+    return network, {resnet: 4 + 1 + 2, mobilenet: 5}
+
+
+def linen_loss(module, rest):
+    def loss(params, x):
+        y, new = module.apply({"params": params, **rest}, x, mutable=list(rest))
+        return cross_entropy(y), new
+
+    return loss
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("which", [0, 1], ids=["resnet", "mobilenet"])
+def test_linen(which):
+    network, bodies = linen_networks()
+    body, found = list(bodies.items())[which]
+    stock = network(body)
+    ours = network(body, cnnvjp.conv_general_dilated, interop.flax_max_pool, interop.flax_avg_pool)
+    variables = jax.jit(stock.init)(jax.random.key(0), X)
+    params, rest = variables["params"], {"batch_stats": variables["batch_stats"]}
+    loss = linen_loss(stock, rest)
+
+    def step(loss):
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params, X)
+
+    expected = step(loss)
+    assert_same(step(explicit(loss)), expected)
+    assert_same(step(linen_loss(ours, rest)), expected)
+    assert all_replaced(loss, params, X, found=found)
+    for network, lax_calls in ((stock, found), (ours, 0)):
+        jaxpr = jax.make_jaxpr(linen_loss(network, rest))(params, X)
+        assert count_primitives(jaxpr.jaxpr, *LAX) == lax_calls
+
+
+@pytest.mark.versions
+def test_nnx():
+    """The functional way: the module is split outside, and merged in the loss."""
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Network(nnx.Module):
+        def __init__(self, rngs, **options):
+            self.stem = nnx.Conv(3, 8, (3, 3), rngs=rngs, **options)
+            self.norm = nnx.BatchNorm(8, rngs=rngs)
+            self.depthwise = nnx.Conv(
+                8, 8, (3, 3), strides=2, feature_group_count=8, rngs=rngs, **options
+            )
+            self.up = nnx.ConvTranspose(8, 6, (2, 2), strides=(2, 2), rngs=rngs)
+            self.head = nnx.Linear(6, 5, rngs=rngs)
+
+        def __call__(self, x):
+            x = nnx.relu(self.norm(self.stem(x)))
+            x = nnx.max_pool(x, (2, 2), (2, 2)) + self.depthwise(x)
+            return self.head(nnx.avg_pool(self.up(x), (3, 3)).mean((1, 2)))
+
+    def split(**options):
+        return nnx.split(Network(nnx.Rngs(0), **options), nnx.Param, ...)
+
+    def loss_of(graph):
+        def loss(params, rest, x):
+            model = nnx.merge(graph, params, rest, copy=True)
+            return cross_entropy(model(x)), nnx.state(model, nnx.BatchStat)
+
+        return loss
+
+    graph, params, rest = split()
+    injected, _, _ = split(conv_general_dilated=cnnvjp.conv_general_dilated)
+
+    def step(loss):
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params, rest, X)
+
+    loss = loss_of(graph)
+    expected = step(loss)
+    assert_same(step(explicit(loss)), expected)
+    assert_same(step(loss_of(injected)), expected)
+    assert all_replaced(loss, params, rest, X, found=5)
+
+
+def test_nnx_modules_that_change_in_place_are_refused():
+    nnx = pytest.importorskip("flax.nnx")
+    norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="in place.*nnx.split it before, and nnx.merge it in f"):
+        explicit(lambda norm, x: norm(x))(norm, X)
+
+
+POOLS = [
+    dict(window_shape=(2, 2)),
+    dict(window_shape=(3, 2), strides=(2, 1), padding="SAME"),
+    dict(window_shape=(3, 3), strides=(1, 2), padding=[(1, 1), [0, 2]]),
+    dict(window_shape=(2,), strides=(2,)),
+    dict(window_shape=(2, 2, 2)),
+]
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("options", POOLS, ids=map(str, range(len(POOLS))))
+def test_flax_pools(options):
+    nn = pytest.importorskip("flax.linen")
+    both = [(interop.flax_max_pool, nn.max_pool, {}), (interop.flax_avg_pool, nn.avg_pool, {})]
+    both += [(interop.flax_avg_pool, nn.avg_pool, dict(count_include_pad=False))]
+    for ours, stock, more in both:
+
+        def slopes(pool, more=more):
+            return jax.value_and_grad(lambda x: jnp.sum(jnp.sin(pool(x, **options, **more))))(X)
+
+        assert_same(slopes(ours), slopes(stock))
+    alone = X[0] if len(options["window_shape"]) == 2 else X
+    assert_same(interop.flax_max_pool(alone, **options), nn.max_pool(alone, **options))
+
+
+def test_flax_pools_take_every_sequence():
+    """Of what Flax takes, tuples alone, these are the same; lists and arrays too."""
+    nn = pytest.importorskip("flax.linen")
+    expected = nn.max_pool(X, (3, 2), (2, 1))
+    for kind in (list, np.array, lambda entries: tuple(map(np.int64, entries))):
+        assert_same(interop.flax_max_pool(X, kind((3, 2)), kind((2, 1))), expected)
+
+
+@pytest.mark.parametrize("pool", [interop.flax_max_pool, interop.flax_avg_pool])
+def test_flax_pools_that_do_not_fit(pool):
+    nn = pytest.importorskip("flax.linen")
+    stock = getattr(nn, pool.__name__.removeprefix("flax_"))
+    for options in (
+        dict(window_shape=(2, 2), strides=(1,)),
+        dict(window_shape=(2,) * 5),
+        dict(window_shape=(2, 2), padding="SAMEISH"),
+        dict(window_shape=(2, 2), padding=((1, 1),)),
+        dict(window_shape=(0, 2)),
+    ):
+        with pytest.raises(Exception) as expected:
+            stock(X, **options)
+        with pytest.raises(expected.type, match=f"^{re.escape(str(expected.value))}"):
+            pool(X, **options)
+    for options, wrong in (
+        (dict(window_shape=2), "window_shape: got 2"),
+        (dict(window_shape=None), "window_shape: got None"),
+        (dict(window_shape="22"), "window_shape: got '22'"),
+        (dict(window_shape=(2, 2), strides=2), "strides: got 2"),
+    ):
+        with pytest.raises(TypeError, match=f"^{wrong}; it must be a sequence of ints$"):
+            pool(X, **options)
+
+
+# ------------------------------------------------------------------------------------------
+# Equinox
+# ------------------------------------------------------------------------------------------
+
+
+def equinox_network(eqx):
+    """Every kind of layer that is rewritten, in one and two dimensions, and one that is not."""
+    nn, keys = eqx.nn, iter(jax.random.split(jax.random.key(0), 8))
+
+    class Scaled(nn.Conv2d):
+        """A user's own layer, on top of one of Equinox's."""
+
+        def __call__(self, x, *, key=None):
+            return 0.5 * super().__call__(x, key=key)
+
+    return nn.Sequential(
+        [
+            nn.Conv2d(3, 8, 3, padding="SAME", key=next(keys)),
+            nn.Lambda(jax.nn.relu),
+            nn.MaxPool2d(3, 2, padding=1, use_ceil=True),
+            Scaled(8, 8, 3, groups=8, padding=1, padding_mode="CIRCULAR", key=next(keys)),
+            nn.ConvTranspose2d(8, 6, 3, 2, padding=1, output_padding=1, groups=2, key=next(keys)),
+            nn.AvgPool2d(2, 2),
+            nn.Lambda(lambda x: x.reshape(6, -1)),
+            nn.Conv1d(6, 4, 5, stride=2, key=next(keys)),
+            nn.MaxPool1d(2),
+            nn.AdaptiveAvgPool1d(3),
+            nn.Lambda(jnp.ravel),
+            nn.Linear(12, 5, key=next(keys)),
+        ]
+    )
+
+
+@pytest.mark.versions
+def test_equinox():
+    eqx = pytest.importorskip("equinox")
+    stock = equinox_network(eqx)
+    ours = interop.equinox_layers(stock)
+    x = jnp.moveaxis(X, -1, 1)
+
+    def loss(model, x):
+        return cross_entropy(jax.vmap(model)(x))
+
+    def leaves(tree):
+        return jax.tree.leaves(eqx.filter(tree, eqx.is_array))
+
+    expected = eqx.filter_jit(eqx.filter_value_and_grad(loss))(stock, x)
+    actual = eqx.filter_jit(eqx.filter_value_and_grad(loss))(ours, x)
+    assert_same(leaves(actual), leaves(expected))
+    rewritten = eqx.filter_jit(eqx.filter_value_and_grad(explicit(loss)))(stock, x)
+    assert_same(leaves(rewritten), leaves(expected))
+
+    def jaxpr(model):
+        arrays, static = eqx.partition(model, eqx.is_array)
+        return jax.make_jaxpr(lambda a: loss(eqx.combine(a, static), x))(arrays).jaxpr
+
+    assert count_primitives(jaxpr(stock), *LAX) == 7
+    assert count_primitives(jaxpr(ours), *LAX) == 0
+
+
+@pytest.mark.versions
+def test_equinox_models_stay_what_they_are():
+    eqx = pytest.importorskip("equinox")
+    stock = equinox_network(eqx)
+    ours = interop.equinox_layers(stock)
+    for a, b in zip(jax.tree.leaves(stock), jax.tree.leaves(ours), strict=True):
+        assert a is b, "weights are shared"
+    for a, b in zip(stock.layers, ours.layers, strict=True):
+        assert isinstance(b, type(a))
+        kept = isinstance(a, eqx.nn.Lambda | eqx.nn.Linear | eqx.nn.AdaptiveAvgPool1d)
+        assert (type(a) is type(b)) == kept
+    again = interop.equinox_layers(ours)
+    assert jax.tree.structure(again) == jax.tree.structure(ours)
+    zero = eqx.tree_at(lambda model: model.layers[0].weight, ours, jnp.zeros((8, 3, 3, 3)))
+    assert (zero.layers[0](X[0].T) == stock.layers[0].bias).all()
+    assert type(zero.layers[0]) is type(ours.layers[0])
+    doubled = jax.tree.map(lambda a: 2 * a if eqx.is_array(a) else a, ours)
+    assert (doubled.layers[7].weight == 2 * stock.layers[7].weight).all()
+    layer = interop.equinox_layers(stock.layers[0])
+    assert_close(layer(X[0].T), stock.layers[0](X[0].T), tolerance=1e-5)
+
+
+# ------------------------------------------------------------------------------------------
+# Haiku
+# ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.versions
+def test_haiku():
+    hk = pytest.importorskip("haiku")
+
+    def network(x, is_training):
+        x = hk.Conv2D(8, 3, with_bias=False)(x)
+        x = hk.BatchNorm(True, True, 0.9)(x, is_training)
+        x = hk.max_pool(jax.nn.relu(x), (2, 2, 1), (2, 2, 1), "SAME")
+        x = hk.DepthwiseConv2D(2, 3)(x)
+        x = hk.Conv2DTranspose(6, 3, 2)(x)
+        x = hk.AvgPool((2, 2, 1), (2, 2, 1), "SAME")(x)
+        return hk.Linear(5)(x.mean((1, 2)))
+
+    stock = hk.transform_with_state(network)
+    ours = interop.haiku_transformed(stock)
+    assert isinstance(ours, hk.TransformedWithState) and ours.init is stock.init
+    params, state = stock.init(jax.random.key(0), X, True)
+
+    def step(transformed):
+        def loss(params):
+            y, new = transformed.apply(params, state, None, X, is_training=True)
+            return cross_entropy(y), new
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+    assert_same(step(ours), step(stock))
+    apply = lambda params: stock.apply(params, state, None, X, True)
+    assert all_replaced(apply, params, found=6)  # "SAME" averages divide by a sum over windows
+
+
+@pytest.mark.versions
+def test_haiku_relatives():
+    hk = pytest.importorskip("haiku")
+
+    def two():
+        conv = hk.Conv1D(3, 3)
+        return conv, (conv, lambda x: conv(conv(x)))
+
+    x = X[:, :, 0]
+    stock = hk.multi_transform(two)
+    ours = interop.haiku_transformed(stock)
+    assert jax.tree.structure(ours.apply) == jax.tree.structure(stock.apply)
+    params = stock.init(jax.random.key(0), x)
+    for mine, theirs in zip(ours.apply, stock.apply, strict=True):
+        assert_same(mine(params, None, x), theirs(params, None, x))
+        assert all_replaced(theirs, params, None, x, found=1 if theirs is stock.apply[0] else 2)
+    with pytest.raises(
+        TypeError, match=r"^transformed: got function; it must be what hk\.transform"
+    ):
+        interop.haiku_transformed(two)
+
+
+# ------------------------------------------------------------------------------------------
+# What is documented, without them, and Flax's own tests
+# ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("name", interop.__all__)
+def test_examples_run(name):
+    libraries = dict(equinox_layers="equinox", haiku_transformed="haiku")
+    pytest.importorskip(libraries.get(name, "flax"))
+    (test,) = doctest.DocTestFinder().find(getattr(interop, name), name, globs=vars(interop))
+    results = doctest.DocTestRunner().run(test)
+    assert results.attempted >= 3 and not results.failed
+
+
+PARTS = {
+    "flax": lambda: interop.flax_max_pool(X, (2, 2)),
+    "equinox": lambda: interop.equinox_layers({}),
+    "haiku": lambda: interop.haiku_transformed(None),
+}
+
+
+@pytest.mark.parametrize("library", PARTS)
+def test_what_is_missing_is_named(monkeypatch, library):
+    hidden = [name for name in sys.modules if name.split(".")[0] == library]
+    for name in hidden:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(ImportError, match=rf"^{library} is not installed; .*cnnvjp\[interop\]"):
+        PARTS[library]()
+
+
+SOURCE = Path(os.environ.get("FLAX_SOURCE", ""))
+
+
+@pytest.mark.skipif("FLAX_SOURCE" not in os.environ, reason="names no checkout of Flax")
+@pytest.mark.parametrize("file", ["linen/linen_linear_test.py", "nnx/nn/conv_test.py"])
+def test_flax_own_tests(file):
+    """Flax's tests of its convolution layers, from a checkout of its repository."""
+    pytest.importorskip("flax")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull]
+    command += ["-p", "flax_injected", "-k", "onv", str(SOURCE / "tests" / file)]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert int(re.search(r"was called (\d+) times", done.stdout).group(1)) > 20, done.stdout[-500:]
