@@ -36,7 +36,8 @@ class Model:
             name, is added to the named values: at zero, gradients with respect to it are the
             sensitivities dLZ, dN and dA.
         intermediates: `intermediates(params, state, x, *, train=False, key=None)` returns the
-            named values themselves, a dict in the order in which they are computed.
+            named values themselves, a dict in the order in which they are computed (by name, if
+            it is called through `jax.jit`, which sorts dicts).
 
     Example:
         >>> import jax, jax.numpy as jnp
