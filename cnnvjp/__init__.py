@@ -9,7 +9,8 @@ carries a `jax.custom_vjp` whose rule is written from the equations of five sour
     [H]    Neural Network Design: Deep Learning, chapter 8
     [S]    Back propagation through a Convolutional Layer (slides)
 
-`cnnvjp.equations` holds those equations themselves, as NumPy loops.
+`cnnvjp.equations` holds those equations themselves, as NumPy loops; `cnnvjp.plot`, to be imported
+by itself, draws what the rules do; `cnnvjp.interop` takes them into Flax, Equinox and Haiku.
 """
 
 from cnnvjp import equations, interop, models, train

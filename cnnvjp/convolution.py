@@ -248,7 +248,8 @@ def conv_transpose(
     C_in: `transpose_kernel=True` in lax and Flax, where the default differs. Numbers as padding
     are the forward convolution's, as in PyTorch; in lax and Flax they pad the upsampled maps.
 
-    Gradients: for the cotangent dx of the result,
+    Gradients: for the cotangent dx of the result:
+
         dy = c(dx, w)  (`conv`),   dw = g(dx, y)  (`conv_kernel_grad`),   db = Σ dx.
 
     Args:
@@ -345,7 +346,8 @@ def conv_kernel_grad(
 
         dw[m, c, o] = Σ over n, i of x[n, i·s + d·m − before, c] · dy[n, i, o]
 
-    Gradients: for the cotangent v of the result, which has the kernel's shape,
+    Gradients: for the cotangent v of the result, which has the kernel's shape:
+
         dx = h(dy, v)  (`conv_transpose`),   d(dy) = c(x, v)  (`conv`).
 
     Args:
@@ -390,7 +392,7 @@ def conv_kernel_grad(
     if dy.shape[:-1] != expected:
         raise ValueError(
             f"dy: got the shape {dy.shape}; for x of shape {x.shape} and kernel_size {kernel} the "
-            f"output of the forward convolution is {(*expected, 'C_out')}"
+            f"output of the forward convolution is ({', '.join(map(str, expected))}, C_out)"
         )
     groups = positive_int("groups", groups)
     for name, channels in (("x", x.shape[-1]), ("dy", dy.shape[-1])):

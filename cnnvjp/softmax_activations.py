@@ -23,7 +23,8 @@ from cnnvjp._rules import call
 def softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
     """Positive numbers with the sum 1 along an axis: y_i = e^x_i / Σ_j e^x_j.
 
-    Gradient: with ∂y_j/∂x_i = y_j · ((i = j) − y_i),
+    Gradient: with ∂y_j/∂x_i = y_j · ((i = j) − y_i):
+
         dx = y · (dy − Σ_j dy_j · y_j)
 
     Args:
@@ -86,7 +87,8 @@ _softmax.defvjp(_softmax_fwd, _softmax_bwd)
 def log_softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
     """The logarithm of `softmax`: y_i = x_i − log Σ_j e^x_j.
 
-    Gradient: with ∂y_j/∂x_i = (i = j) − e^y_i,
+    Gradient: with ∂y_j/∂x_i = (i = j) − e^y_i:
+
         dx = dy − e^y · Σ_j dy_j
 
     Args:

@@ -270,7 +270,8 @@ def lp_pool(
     PyTorch's `lp_pool2d` takes no absolute value and differs for odd p; with `ceil_mode` it
     scales the last windows up as if they were full.
 
-    Gradient: with sign(x) · |x / y|^(p−1) for each window that covers j,
+    Gradient: with sign(x) · |x / y|^(p−1) for each window that covers j:
+
         dx[n, j, c] = Σ dy[n, i, c] · sign(x[n, j, c]) · |x[n, j, c] / y[n, i, c]|^(p−1)
 
     Where a whole window is zero the norm has a kink: all its derivatives there are 0, as are

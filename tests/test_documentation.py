@@ -221,7 +221,7 @@ EXAMPLES = [block for block in BLOCKS if block.startswith("import")]
 
 
 def test_readme_has_examples():
-    assert len(EXAMPLES) == 7
+    assert len(EXAMPLES) == 9
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=map(str, range(len(EXAMPLES))))
@@ -255,6 +255,9 @@ def test_the_operation_of_contributing_is_right():
     expected = [1 / (1 + abs(float(n))) ** 2 for n in x]
     assert jax.grad(lambda x: softsign(x).sum())(x).tolist() == pytest.approx(expected, rel=1e-12)
     check_grads(softsign, (x,), order=2, modes=["rev"], atol=1e-6, rtol=1e-6)
+    huge = jax.numpy.array([300.0, -300.0], "float16")
+    (dx,) = jax.vjp(softsign, huge)[1](jax.numpy.full(2, 60000.0, "float16"))
+    assert dx.tolist() == pytest.approx([60000 / 301**2] * 2, rel=2e-3)
     with pytest.raises(TypeError, match="x: got"):
         softsign(jax.numpy.arange(3))
 

@@ -11,6 +11,8 @@ from cnnvjp.plot._sheet import SHARED, TINTS, Place, Sheet, require_matrix
 from cnnvjp.plot._sheet import window as tints_of
 from cnnvjp.pooling import max_pool
 
+_ARROWS = 9  # of a drawing; where there are more, the colours say enough
+
 
 def grid(
     values: Any,
@@ -132,10 +134,10 @@ def routes(
         left += values.shape[1] + gap
         if title == "x":
             sheet.text(left - gap / 2, middle, "→", 0.6)
-    if dy is not None:
+    if dy is not None and y.size <= _ARROWS:
         for place, numbers in won.items():
             for number in numbers:
-                start = np.add(corners["dy"], (number % width + 0.85, number // width + 0.5))
+                start = np.add(corners["dy"], (width + 0.05, number // width + 0.5))
                 end = np.add(corners["dx"], (place[1] + 0.1, place[0] + 0.5))
                 sheet.arrow(start, end, alpha=0.5)
     return sheet
@@ -172,6 +174,7 @@ def images(
         ValueError: if maps has other axes, is empty, or there are not as many titles.
 
     Example:
+        >>> import numpy as np
         >>> images(np.eye(4).reshape(2, 2, 4), titles=["upper", "lower"], title="A diagonal.")
         A diagonal.
     """
@@ -221,6 +224,7 @@ def kernels(w: Any, *, title: str | None = None, alt: str | None = None) -> Shee
         ValueError: if w has not four axes, or is empty.
 
     Example:
+        >>> import numpy as np
         >>> kernels(np.ones((3, 3, 1, 6)))
         6 kernels of 3×3.
     """
@@ -257,6 +261,7 @@ def feature_maps(
         ValueError: if y has not three axes, or is empty.
 
     Example:
+        >>> import numpy as np
         >>> feature_maps(np.ones((8, 8, 6)), title="Six maps.")
         Six maps.
     """

@@ -153,6 +153,9 @@ class Sheet:
             title: a line above it.
         """
         big, tints = np.asarray(big), tints or {}
+        # Long numbers make all letters smaller, so that they stay in their cells.
+        numbers = [number(entry) for entry in big.flat if not isinstance(entry, str)]
+        size = 0.36 * min(1.0, 4 / max(map(len, numbers), default=4))
         for (row, column), entry in np.ndenumerate(big):
             x, y = left + column, top + row
             colour = tints.get((row, column), "white")
@@ -162,9 +165,6 @@ class Sheet:
             name = "" if small is None else small[row][column]
             faint = string == "$0$" and not name and (row, column) not in tints
             offset = 0.57 if name else 0.5
-            # Long numbers in smaller letters, so that they stay in their cells.
-            long = not isinstance(entry, str) and len(string) > 6
-            size = 0.36 * 4 / (len(string) - 2) if long else 0.36
             self.text(x + offset, y + offset, string, size, color=FAINT if faint else INK)
             if name:
                 self.text(x + 0.22, y + 0.22, f"${name}$", 0.25, color=NAME)
