@@ -26,6 +26,10 @@ Formulation = Callable[[jax.Array, jax.Array], jax.Array]
 # Since when XLA's kernel gradient reads dy over and over, from memory where it is large.
 _REREADS = jax.__version_info__ >= (0, 9, 1)
 
+# Since when XLA computes such sums once: before, what reads them, a pooling say, computes them
+# again for each of its windows, barrier or not.
+_SUMS_ONCE = jax.__version_info__ >= (0, 12)
+
 _MOST_TAPS = 128  # unrolled; compiling takes longer with each
 _MOST_PHASES = 16  # of a strided input gradient: each is compiled
 _LARGE = 5  # a kernel's rows and columns, from which products with a banded matrix win
@@ -66,7 +70,8 @@ def correlation(
     if _has_depth(window):
         planes = _or_xla(correlation, dense.correlate, volumes.plane_window(window), precision)
         return functools.partial(volumes.correlate, window=window, planes=planes)
-    if 1 < window.taps <= _PRODUCTS // w.shape[-2] and w.shape[-2] <= _COLOURS:
+    few = 1 < window.taps <= _PRODUCTS // w.shape[-2] and w.shape[-2] <= _COLOURS
+    if _SUMS_ONCE and few:
         return functools.partial(dense.correlate_few, window=window)
     if _has_short_rows(w.shape[-2:], window) and w.shape[-2] == 1:
         return functools.partial(banded.correlate, window=window, precision=precision)

@@ -62,7 +62,7 @@ def correlate_few(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
         for m in each_tap(window)
         for c in range(x.shape[-1])
     ]
-    return summed(terms, TOGETHER)
+    return barrier(summed(terms, TOGETHER))
 
 
 # ------------------------------------------------------------------------------------------
