@@ -1,6 +1,7 @@
 """A GIF made of sheets, and the one of a convolution's backward pass."""
 
 import base64
+import html
 import io
 import os
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ class Animation:
         return self.alt
 
     def _repr_html_(self) -> str:
-        return f'<img alt="{self.alt}" src="data:image/gif;base64,{self._base64()}">'
+        return f'<img alt="{html.escape(self.alt)}" src="data:image/gif;base64,{self._base64()}">'
 
     def _base64(self) -> str:
         return base64.b64encode(self.data).decode()
