@@ -12,6 +12,11 @@ several processes on one machine or many, divide each batch among themselves and
 of one device, up to rounding.
 """
 
+from huge_pages import restart_with_huge_pages
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    restart_with_huge_pages()
+
 import collections
 import contextlib
 import dataclasses
