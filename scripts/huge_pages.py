@@ -2,10 +2,10 @@
 
 XLA:CPU allocates the temporaries of a program anew whenever it runs. glibc returns blocks of that
 size to the kernel as soon as they are free, so that every step of training has its memory mapped
-and cleared again, 4 KiB at a time: a fifth to a third of a step of a residual network. In pages of
-2 MiB next to nothing of that is left. Linux gives them to programs that ask, and glibc (2.35 and
-later) asks where the environment says GLIBC_TUNABLES=glibc.malloc.hugetlb=1, which it reads when a
-process starts.
+and cleared again, 4 KiB at a time: a tenth to a third of a residual network's step. In pages of
+2 MiB little of that is left. Linux gives them to programs that ask, and glibc (2.35 and later) asks
+where the environment says GLIBC_TUNABLES=glibc.malloc.hugetlb=1, which it reads when a process
+starts.
 """
 
 import os
