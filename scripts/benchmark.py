@@ -578,6 +578,7 @@ def main(config: Config) -> None:
         "jax": jax.__version__,
         "numpy": np.__version__,
         "cores": os.cpu_count(),
+        "tunables": os.environ.get("GLIBC_TUNABLES", ""),
         **(torch.about if torch else {}),
     }
     try:

@@ -20,11 +20,14 @@ def restart_with_huge_pages() -> None:
     """Starts this script again, in this process, with glibc asking for huge pages.
 
     Returns where that was done already, or where it would change nothing or harm: GLIBC_TUNABLES
-    says what it wants of them; the kernel gives them to all programs or to none, or isn't Linux;
+    says what it wants of them; the kernel gives them to all programs or to none, or doesn't say;
     a debugger is watching; or something else than a command line runs the script.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    asked = SETTING.exists() and "[madvise]" in SETTING.read_text()
+    try:
+        asked = "[madvise]" in SETTING.read_text()
+    except OSError:
+        asked = False
     if not asked or TUNABLE in tunables or sys.gettrace() or sys.argv[0] not in sys.orig_argv:
         return
     os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, f"{TUNABLE}=1")))

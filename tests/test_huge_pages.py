@@ -80,3 +80,20 @@ def test_what_runs_a_script_is_not_started_again(start):
     """As IPython's %run does."""
     code = "import runpy, sys; sys.argv = ['./program.py']; runpy.run_path('program.py', {}, '__main__')"
     assert start(MADVISE, python=("-c", code))[:2] == (1, None)
+
+
+def test_the_training_script_starts_again_before_its_imports():
+    pytest.importorskip("tyro")
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(SCRIPTS / "train.py"), "--help"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    imported = [line.split("|")[-1].strip() for line in done.stderr.splitlines()]
+    asks = huge_pages.SETTING.exists() and "[madvise]" in huge_pages.SETTING.read_text()
+    assert imported.count("huge_pages") == (2 if asks else 1)
+    assert imported.count("jax") == 1
