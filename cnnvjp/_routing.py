@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnvjp import _tiles as tiles
-from cnnvjp._arguments import accumulator, unify_varying
-from cnnvjp._geometry import Window
-from cnnvjp._taps import Tap, place, reduce_taps, row_major, separated, spanned, tap
+from cnnvjp._types import accumulator, unify_varying
+from cnnvjp._windows import tiles
+from cnnvjp._windows.geometry import Window
+from cnnvjp._windows.taps import Tap, place, reduce_taps, row_major, separated, spanned, tap
 
 
 def strongest(x: jax.Array, window: Window, largest: bool) -> tuple[jax.Array, jax.Array]:

@@ -3,7 +3,7 @@
 A sum over a window is a convolution with a fixed kernel of ones, channel by channel, and so
 is the way back: "backpropagation through pooling can be done by a convolution-type
 operation" ([B], "Backpropagation through Pooling: Summary"). What picks a winner instead is in
-`pooling`.
+`max_pooling`.
 """
 
 import functools
@@ -14,65 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnvjp import _cpu as cpu
-from cnnvjp import _tiles as tiles
-from cnnvjp._arguments import ArrayType, accumulator, flag_option, number_option, operands
-from cnnvjp._geometry import Padding, PerAxis, Window
-from cnnvjp._lowering import fastest
-from cnnvjp._pooling_options import pooling_window
-from cnnvjp._rules import call
-from cnnvjp._taps import Tap, place, reduce_taps, separated, spanned, tap
-
-# ------------------------------------------------------------------------------------------
-# The sum over a window and its adjoint
-# ------------------------------------------------------------------------------------------
-
-
-def _window_sum(x: jax.Array, window: Window) -> jax.Array:
-    """Σ over m of x[i·s + d·m − before], held in at least float32."""
-    x = x.astype(accumulator(x.dtype))
-
-    def plain(x: jax.Array, _: jax.Array) -> jax.Array:
-        for part in separated(window):
-            x = _sum_taps(spanned(x, part, 0), part)
-        return x
-
-    return fastest(plain, cpu.window_sum(x, window), x, _ones(window, x), ArrayType(x.dtype))
-
-
-def _spread(dy: jax.Array, window: Window) -> jax.Array:
-    """The adjoint: dx[j] = Σ of dy[i] over the windows i that cover j, in at least float32.
-
-    Side by side, the windows' dy are only expanded, the ⊠ of [H] P8.3; where windows overlap,
-    contributions meet and add up ([B], "Backward Pass: Mean-Pooling").
-    """
-    dy = dy.astype(accumulator(dy.dtype))
-
-    def plain(dy: jax.Array, _: jax.Array) -> jax.Array:
-        for part in reversed(separated(window)):
-            dy = _sum_placed(dy, part)
-        return dy
-
-    return fastest(plain, cpu.window_spread(dy, window), dy, _ones(window, dy), ArrayType(dy.dtype))
-
-
-def _ones(window: Window, x: jax.Array) -> jax.Array:
-    return jnp.ones((*window.size, 1, x.shape[-1]), x.dtype)
-
-
-def _sum_taps(x: jax.Array, window: Window) -> jax.Array:
-    return reduce_taps(window, lambda m: tap(x, window, m), lax.add)
-
-
-def _sum_placed(dy: jax.Array, window: Window) -> jax.Array:
-    if tiles.fit(window):
-
-        def seen(m: np.ndarray, dy: jax.Array) -> jax.Array:
-            return dy if m.min() >= 0 else jnp.where(m >= 0, dy, 0)
-
-        return tiles.combined(window, (dy,), seen, lax.add)
-    return reduce_taps(window, lambda m: place(dy, window, m), lax.add)
-
+from cnnvjp import _lowering as lowering
+from cnnvjp._checks.arrays import operands
+from cnnvjp._checks.compiled import call
+from cnnvjp._checks.options import flag_option, number_option
+from cnnvjp._checks.pooling import pooling_window
+from cnnvjp._types import Padding, PerAxis, accumulator, widened
+from cnnvjp._windows.geometry import Window
+from cnnvjp._windows.taps import Tap, place, reduce_taps, spanned, tap
 
 # ------------------------------------------------------------------------------------------
 # sum_pool
@@ -134,16 +83,16 @@ def sum_pool(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _sum_pool(x: jax.Array, window: Window) -> jax.Array:
-    return _window_sum(x, window).astype(x.dtype)
+def _sum_pool(x, window):
+    return lowering.sum_over_windows(widened(x), window).astype(x.dtype)
 
 
-def _sum_pool_fwd(x: jax.Array, window: Window) -> Any:
-    return _window_sum(x, window).astype(x.dtype), ()
+def _sum_pool_fwd(x, window):
+    return lowering.sum_over_windows(widened(x), window).astype(x.dtype), ()
 
 
-def _sum_pool_bwd(window: Window, _: Any, dy: jax.Array) -> Any:
-    dx = _spread(dy, window)  # [B], "Backward Pass: Mean-Pooling"
+def _sum_pool_bwd(window, _, dy):
+    dx = lowering.spread_over_windows(widened(dy), window)  # [B], "Backward Pass: Mean-Pooling"
     return (dx.astype(dy.dtype),)
 
 
@@ -214,23 +163,23 @@ def avg_pool(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _avg_pool(x: jax.Array, window: Window, count_include_pad: bool) -> jax.Array:
+def _avg_pool(x, window, count_include_pad):
     return _average(x, window, count_include_pad)
 
 
 def _average(x: jax.Array, window: Window, count_include_pad: bool) -> jax.Array:
-    y = _window_sum(x, window) / _count(window, count_include_pad, x)
+    y = lowering.sum_over_windows(widened(x), window) / _count(window, count_include_pad, x)
     return y.astype(x.dtype)
 
 
-def _avg_pool_fwd(x: jax.Array, window: Window, count_include_pad: bool) -> Any:
+def _avg_pool_fwd(x, window, count_include_pad):
     return _average(x, window, count_include_pad), ()
 
 
-def _avg_pool_bwd(window: Window, count_include_pad: bool, _: Any, dy: jax.Array) -> Any:
+def _avg_pool_bwd(window, count_include_pad, _, dy):
     # "The error is multiplied by 1/(N × N) and assigned to the whole pooling block" ([J]).
     portion = dy.astype(accumulator(dy.dtype)) / _count(window, count_include_pad, dy)
-    dx = _spread(portion, window)
+    dx = lowering.spread_over_windows(portion, window)
     return (dx.astype(dy.dtype),)
 
 
@@ -313,7 +262,7 @@ def lp_pool(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _lp_pool(x: jax.Array, window: Window, p: float) -> jax.Array:
+def _lp_pool(x, window, p):
     return _norm(x, window, p).astype(x.dtype)
 
 
@@ -335,12 +284,12 @@ def _norm(x: jax.Array, window: Window, p: float) -> jax.Array:
     return _power(reduce_taps(window, power, lax.add), 1 / p) * scale
 
 
-def _lp_pool_fwd(x: jax.Array, window: Window, p: float) -> Any:
+def _lp_pool_fwd(x, window, p):
     y = _norm(x, window, p)
     return y.astype(x.dtype), (x, y)  # y in at least float32
 
 
-def _lp_pool_bwd(window: Window, p: float, residuals: Any, dy: jax.Array) -> Any:
+def _lp_pool_bwd(window, p, residuals, dy):
     x, y = residuals
     x = spanned(x.astype(y.dtype), window, 0)
     dy = jnp.where(y == 0, 0, dy.astype(y.dtype))  # nothing passes a window of zeros
@@ -439,8 +388,8 @@ def weighted_avg_pool(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _weighted_avg_pool(x: jax.Array, weight: jax.Array, window: Window) -> jax.Array:
-    sums = _window_sum(x, window)
+def _weighted_avg_pool(x, weight, window):
+    sums = lowering.sum_over_windows(widened(x), window)
     return _weighted(weight, sums).astype(x.dtype)
 
 
@@ -450,17 +399,17 @@ def _weighted(weight: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.expand_dims(weight, tuple(range(x.ndim - weight.ndim))) * x
 
 
-def _weighted_avg_pool_fwd(x: jax.Array, weight: jax.Array, window: Window) -> Any:
-    sums = _window_sum(x, window)
+def _weighted_avg_pool_fwd(x, weight, window):
+    sums = lowering.sum_over_windows(widened(x), window)
     y = _weighted(weight, sums).astype(x.dtype)
     return y, (sums, weight)  # the windows' sums, in at least float32
 
 
-def _weighted_avg_pool_bwd(window: Window, residuals: Any, dy: jax.Array) -> Any:
+def _weighted_avg_pool_bwd(window, residuals, dy):
     sums, weight = residuals
     wide = dy.astype(sums.dtype)
     shared = tuple(range(dy.ndim - weight.ndim))
-    dx = _spread(_weighted(weight, wide), window)  # [H] P8.3: dA = lw ⊠ dLZ
+    dx = lowering.spread_over_windows(_weighted(weight, wide), window)  # [H] P8.3: dA = lw ⊠ dLZ
     dweight = jnp.sum(wide * sums, shared)  # [H] P8.4: dlw = ⊞ (dLZ ∘ ⊞ A)
     return dx.astype(dy.dtype), dweight.astype(weight.dtype)
 

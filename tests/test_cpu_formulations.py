@@ -11,9 +11,10 @@ from checker import assert_close, normal
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cnnvjp import _cpu, avg_pool, conv, conv_kernel_grad, conv_transpose, max_pool, sum_pool
-from cnnvjp._cpu import dense
-from cnnvjp._geometry import make_window
+from cnnvjp import avg_pool, conv, conv_kernel_grad, conv_transpose, max_pool, sum_pool
+from cnnvjp._lowering import cpu
+from cnnvjp._lowering.cpu import dense, grouped
+from cnnvjp._windows.geometry import make_window
 
 # x, w, groups, options: the formulations of the forward pass, input and kernel gradient
 CASES = [
@@ -112,15 +113,15 @@ CASES = [
 
 NAMES = {
     "d": "depthwise.",
-    "u": r"grouped\.(?!\w*blocks)",
-    "b": r"grouped\.\w*blocks",
+    "u": r"grouped\.(?!merged)",
+    "b": r"grouped\.merged",
     "f": "dense.correlate_few",
     "n": "banded.",
     "p": "dense.pointwise_kernel_gradient",
     "m": "dense.kernel_gradient_of_patches",
-    "q": "dense.kernel_gradient_in_blocks",
+    "q": "dense.kernel_gradient_in_batches",
     "s": "dense.input_gradient_by_phases",
-    "t": "dense.input_gradient_of_tiles",
+    "t": "dense.input_gradient_by_depth",
     "v": "volumes.",
 }
 
@@ -175,9 +176,9 @@ def test_formulations(rng, case):
 def test_choice(rng, case):
     x, w, dy, groups, _, window, chosen = setup(rng, case)
     found = (
-        _cpu.correlation(x, w, window, groups, None),
-        _cpu.input_gradient(dy, w, window, groups, None),
-        _cpu.kernel_gradient(x, dy, window, groups, None),
+        cpu.correlation(x, w, window, groups, None),
+        cpu.input_gradient(dy, w, window, groups, None),
+        cpu.kernel_gradient(x, dy, window, groups, None),
     )
     if jax.__version_info__ < (0, 9, 1):  # XLA's own kernel gradients are as fast as these
         chosen = chosen[:2] + chosen[2].replace("n", "-").replace("q", "-")
@@ -188,14 +189,14 @@ def test_choice(rng, case):
             assert formulation is None
             continue
         chosen = f"{formulation.func.__module__}.{formulation.func.__name__}"
-        assert re.match(f"cnnvjp._cpu.{NAMES[letter]}", chosen)
+        assert re.match(f"cnnvjp._lowering.cpu.{NAMES[letter]}", chosen)
 
 
-@pytest.mark.parametrize("batch, name", [(32, "correlate"), (33, "blocks")])
+@pytest.mark.parametrize("batch, name", [(32, "correlate"), (33, "merged")])
 def test_up_to_64_mebibytes_of_terms_are_unrolled(batch, name):
     x = jax.ShapeDtypeStruct((batch, 64, 64, 32), "float32")
     w = jax.ShapeDtypeStruct((3, 3, 4, 32), "float32")
-    found = _cpu.correlation(x, w, make_window((64, 64), (3, 3), 1, 1, 1), 8, None)
+    found = cpu.correlation(x, w, make_window((64, 64), (3, 3), 1, 1, 1), 8, None)
     assert found.func.__name__ == name
 
 
@@ -223,8 +224,8 @@ def test_how_many_groups_make_a_block(groups, channels, outputs, blocks):
         parts.append(part.shape[-1])
         return jnp.einsum("nic,nio->co", part, dpart)[None]
 
-    y = _cpu.grouped.blocks(x, w, groups, forward)
-    dw = _cpu.grouped.kernel_gradient_blocks(x, dy, groups, gradient)
+    y = grouped.merged(x, w, groups, forward)
+    dw = grouped.merged_kernel_gradient(x, dy, groups, gradient)
     assert parts == [groups * channels // blocks] * 2 * blocks
     assert_close(y, jnp.full(y.shape, channels))
     assert_close(dw, jnp.full(w.shape, 2))
@@ -251,7 +252,7 @@ def test_window_sums(rng, case):
         shape[1:-1], size, **{"stride": 1, "padding": "VALID", "dilation": 1} | options
     )
     dy = normal(rng, shape[0], *window.output_size, shape[-1])
-    found = _cpu.window_sum(x, window), _cpu.window_spread(dy, window)
+    found = cpu.window_sum(x, window), cpu.window_spread(dy, window)
     assert [f is None for f in found] == [letter == "-" for letter in chosen]
 
     def reference(x):

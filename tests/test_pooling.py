@@ -22,9 +22,9 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_array_equal
 
-from cnnvjp import _tiles
-from cnnvjp._geometry import make_window
-from cnnvjp.pooling import max_pool, max_unpool, min_pool
+from cnnvjp._windows import tiles
+from cnnvjp._windows.geometry import make_window
+from cnnvjp.max_pooling import max_pool, max_unpool, min_pool
 from cnnvjp.sum_pooling import avg_pool, lp_pool, sum_pool, weighted_avg_pool
 
 # ------------------------------------------------------------------------------------------
@@ -712,4 +712,4 @@ def test_lp_pool_of_any_size(p, size):
     ],
 )
 def test_which_windows_go_by_tiles(size, stride, dilation, taken):
-    assert _tiles.fit(make_window((400, 400), size, stride, "VALID", dilation)) == taken
+    assert tiles.fit(make_window((400, 400), size, stride, "VALID", dilation)) == taken

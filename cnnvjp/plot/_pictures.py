@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnnvjp.max_pooling import max_pool
 from cnnvjp.plot._sheet import SHARED, TINTS, Place, Sheet, require_matrix
 from cnnvjp.plot._sheet import window as tints_of
-from cnnvjp.pooling import max_pool
 
 _ARROWS = 9  # of a drawing; where there are more, the colours say enough
 

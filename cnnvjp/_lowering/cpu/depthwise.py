@@ -16,25 +16,35 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnvjp._cpu import volumes
-from cnnvjp._cpu._arrays import TOGETHER, Phase, barrier, padded, phases, summed, times, woven
-from cnnvjp._geometry import Window
-from cnnvjp._taps import Tap, each_tap, tap
+from cnnvjp._lowering.cpu import volumes
+from cnnvjp._lowering.cpu.arrays import (
+    TOGETHER,
+    Phase,
+    barrier,
+    phases,
+    summed,
+    times,
+    woven,
+)
+from cnnvjp._windows.axes import pad_spatial, rot180
+from cnnvjp._windows.geometry import Window
+from cnnvjp._windows.taps import Tap, each_tap, tap
 
 # Terms of one fused reduction: taps · rows · row blocks. LLVM stops unrolling a little above,
 # and the loop is then 3 to 25 times slower.
 _TERMS = 100
 _REDUCTIONS = 8  # of an image, about: each is compiled
 _SUMS = 9  # taps in one reduction
-_BLOCKS = 2  # rows that the reduction itself adds; XLA unrolls so short an axis whole
+_ADDED = 2  # rows that the reduction itself adds; XLA unrolls so short an axis whole
 
 
-def correlate(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
-    """y[i, o] = Σ over m of x[i·s + d·m, o // multiplier] w[m, o]."""
-    return _of_images(_repeated(x, w.shape[-1] // x.shape[-1]), w, window)
+def correlate(x: jax.Array, w: jax.Array | None, window: Window) -> jax.Array:
+    """y[i, o] = Σ over m of x[i·s + d·m, o // multiplier] w[m, o]; without w, the sums of x."""
+    multiplier = 1 if w is None else w.shape[-1] // x.shape[-1]
+    return _of_images(_repeated(x, multiplier), w, window)
 
 
-def input_gradient(dy: jax.Array, w: jax.Array, window: Window, channels: int) -> jax.Array:
+def input_gradient(dy: jax.Array, w: jax.Array | None, window: Window, channels: int) -> jax.Array:
     """dx[j, c] = Σ over i·s + d·m = j, and the o of c, of dy[i, o] w[m, o]: phase by phase."""
     dx = _of_phases(dy, w, window)
     multiplier = dy.shape[-1] // channels
@@ -44,10 +54,10 @@ def input_gradient(dy: jax.Array, w: jax.Array, window: Window, channels: int) -
     return functools.reduce(operator.add, [dx[..., q] for q in range(multiplier)])
 
 
-def _of_phases(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+def _of_phases(dy: jax.Array, w: jax.Array | None, window: Window) -> jax.Array:
     if set(window.stride) == {1}:
         (phase,) = phases(window)
-        return _of_images(dy, lax.rev(w, range(window.ndim)), phase.window)
+        return _of_images(dy, None if w is None else rot180(w), phase.window)
     windows = [phase.window for phase in phases(window)]
     # One padding for all phases: each crops what it does not reach.
     edges = tuple(
@@ -57,28 +67,28 @@ def _of_phases(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
         )
         for axis in range(window.ndim)
     )
-    wide = barrier(padded(dy, edges))
+    wide = barrier(pad_spatial(dy, edges))
 
     def part(phase: Phase) -> jax.Array:
         inner = tuple(
             (mine[0] - most[0], mine[1] - most[1])
             for mine, most in zip(phase.window.padding, edges, strict=True)
         )
-        taps = lax.rev(w[phase.kernel], range(window.ndim))
-        return _taps(padded(wide, inner), taps, phase.window)
+        taps = None if w is None else rot180(w[phase.kernel])
+        return _taps(pad_spatial(wide, inner), taps, phase.window)
 
     return woven(window, part, dy.shape[0], dy.shape[-1], dy.dtype)
 
 
-def _of_images(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+def _of_images(x: jax.Array, w: jax.Array | None, window: Window) -> jax.Array:
     """Σ over m of x[i·s + d·m] w[m], all channels one by one."""
     rows = _whole_rows(window) if window.ndim == 2 else range(0)
     if rows and any(edge > 0 for edges in window.span for edge in edges):
         return _rows_of_images(x, w, window, rows)
-    return _taps(barrier(padded(x, window.span)), w, window)
+    return _taps(barrier(pad_spatial(x, window.span)), w, window)
 
 
-def _rows_of_images(x: jax.Array, w: jax.Array, window: Window, whole: range) -> jax.Array:
+def _rows_of_images(x: jax.Array, w: jax.Array | None, window: Window, whole: range) -> jax.Array:
     """As `_of_images`, without a padded copy of x, which would take as long as the sums.
 
     An image is read as one line of pixels, along which each tap is a shift. Where a shift runs
@@ -103,14 +113,14 @@ def _rows_of_images(x: jax.Array, w: jax.Array, window: Window, whole: range) ->
             seen = lax.slice_in_dim(line, begin, begin + len(some) * pitch, axis=1)
             seen = seen.reshape(n, len(some), pitch, c)
             seen = lax.slice_in_dim(seen, 0, _reach(window), window.stride[1], axis=2)
-            term, mask = times(seen, w[m][0]), masks[m[1]]
+            term, mask = _term(seen, w, m), masks[m[1]]
             terms.append(term if mask is None else jnp.where(mask[:, None], term, 0))
         return summed(terms, TOGETHER)
 
     def border(some: range) -> jax.Array:
         begin, end = _line_start(window, some[0]), _line_end(window, some[-1])
         low, high = max(begin, 0), min(end, height * width)
-        piece = padded(line[:, low:high], ((low - begin, end - high),))
+        piece = pad_spatial(line[:, low:high], ((low - begin, end - high),))
         return part(barrier(piece), some, begin)
 
     pieces = [part(line, whole)]
@@ -165,10 +175,14 @@ def _line_end(window: Window, i: int) -> int:
     return _line_start(window, i, last) + window.stride[0] * window.input_size[1]
 
 
-def _taps(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+def _taps(x: jax.Array, w: jax.Array | None, window: Window) -> jax.Array:
     """Σ over m of x[i·s + d·m] w[m], for x as long as the windows reach."""
-    terms = [times(tap(x, window, m), w[m][0]) for m in each_tap(window)]
+    terms = [_term(tap(x, window, m), w, m) for m in each_tap(window)]
     return summed(terms, TOGETHER)
+
+
+def _term(seen: jax.Array, w: jax.Array | None, m: Tap) -> jax.Array:
+    return seen if w is None else times(seen, w[m][0])
 
 
 def _repeated(x: jax.Array, multiplier: int) -> jax.Array:
@@ -204,10 +218,10 @@ def _of_planes(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     crop = [(min(start, 0), min(end, 0)) for start, end in window.span]
     reach = _reach(window)
     wider = reach - x.shape[2] - sum(crop[1])  # an output beyond the input
-    x = padded(x, (crop[0], (crop[1][0], crop[1][1] + max(wider, 0))))
+    x = pad_spatial(x, (crop[0], (crop[1][0], crop[1][1] + max(wider, 0))))
     n, height, columns, c = x.shape
     rows, width = dy.shape[1], columns * c
-    dy = _spread(dy, sw, columns).reshape(n, rows, width)
+    dy = _repeated_columns(dy, sw, columns).reshape(n, rows, width)
 
     def row(i: int, m: int) -> int:
         return i * sh + m * dh - before[0]
@@ -247,14 +261,14 @@ def _of_lines(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     """A line is cut into rows, one after the other in memory, and summed as rows are."""
     n, length, c = dy.shape
     (k,), (s,), (d,) = window.size, window.stride, window.dilation
-    rows = _BLOCKS * (_TERMS // (_BLOCKS * min(k, _SUMS)))  # for one reduction
+    rows = _ADDED * (_TERMS // (_ADDED * min(k, _SUMS)))  # for one reduction
     row = length // rows
     cut = rows * row  # what follows is summed as it is
     whole = barrier(dy[:, :cut]).reshape(n, rows, row * c)
     tail = dy[:, cut:].reshape(n, (length - cut) * c)
     # The positions of one residue lie together: then every tap is a contiguous piece.
     reach = (length + (window.extent[0] - 1) // s) * s
-    x = padded(x, ((window.span[0][0], reach - x.shape[1] - window.span[0][0]),))
+    x = pad_spatial(x, ((window.span[0][0], reach - x.shape[1] - window.span[0][0]),))
     gradient: list[Any] = [None] * k
     for b in sorted({m * d % s for m in range(k)}):
         taps = [m for m in range(k) if m * d % s == b]
@@ -274,12 +288,12 @@ def _of_lines(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     return jnp.concatenate(gradient).reshape(k, 1, c)
 
 
-def _spread(dy: jax.Array, stride: int, columns: int) -> jax.Array:
+def _repeated_columns(dy: jax.Array, stride: int, columns: int) -> jax.Array:
     """Every column s times, then cut or filled with zeros to x's number of columns."""
     if stride > 1:
         dy = jnp.repeat(dy, stride, axis=2)
     if dy.shape[2] != columns:
-        dy = padded(dy, ((0, 0), (0, columns - dy.shape[2])))
+        dy = pad_spatial(dy, ((0, 0), (0, columns - dy.shape[2])))
     return dy if stride == 1 and dy.shape[2] == columns else barrier(dy)
 
 
@@ -307,12 +321,12 @@ def _rows_summed(
     n, _, width = dy.shape
     sums: list[list[jax.Array]] = [[] for _ in starts]
     together = min(len(starts), _SUMS)
-    while len(rows) >= _BLOCKS:
-        each = min(_TERMS // (_BLOCKS * together), len(rows) // _BLOCKS)
+    while len(rows) >= _ADDED:
+        each = min(_TERMS // (_ADDED * together), len(rows) // _ADDED)
         # On a high image each reduction has several bands of rows, so that it has few reductions.
-        bands = max(1, len(rows) // (_REDUCTIONS * _BLOCKS * each))
-        first, count = rows[0], bands * _BLOCKS * each
-        shape = (n, bands, _BLOCKS, each)
+        bands = max(1, len(rows) // (_REDUCTIONS * _ADDED * each))
+        first, count = rows[0], bands * _ADDED * each
+        shape = (n, bands, _ADDED, each)
 
         def product(start: int, r: int, first: int = first, shape: Any = shape) -> jax.Array:
             # Each a slice of its own: XLA fuses what is used once.

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax import lax
 
-from cnnvjp.rewriting import explicit
+from cnnvjp.rewriting._explicit import explicit
 
 
 def conv_general_dilated(

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.extend import core, source_info_util
 
-from cnnvjp._lax_calls import Served, Unserved, convolution, generic_pooling, pooling
+from cnnvjp.rewriting._lax_calls import Served, Unserved, convolution, generic_pooling, pooling
 
 _SERVED: dict[str, Callable[[Any], Served]] = {
     "conv_general_dilated": convolution,
@@ -41,6 +41,7 @@ _HOLDERS = {
     "custom_vjp_call": ("call_jaxpr",),
 }
 _CUSTOM = ("custom_jvp_call", "custom_vjp_call")
+_PACKAGE = Path(__file__).parents[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +191,7 @@ def _in_place_of(equation: Any, call: Any) -> Any:
 def _is_ours(equation: Any) -> bool:
     """Whether a custom rule is one of this library's: its body is as it should be."""
     source = equation.params["call_jaxpr"].jaxpr.debug_info.func_src_info or ""
-    return f" at {Path(__file__).parent}" in source
+    return f" at {_PACKAGE}" in source
 
 
 def _findings_left(equation: Any, reason: str) -> Iterator[Finding]:

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnvjp._lowering import exchange_group_channels
+from cnnvjp._windows.axes import exchange_channels
 from cnnvjp.convolution import conv, conv_transpose
-from cnnvjp.pooling import max_pool, min_pool
+from cnnvjp.max_pooling import max_pool, min_pool
 from cnnvjp.sum_pooling import sum_pool
 
 Served = Callable[..., jax.Array]
@@ -68,8 +68,7 @@ def convolution(equation: Any) -> Served:
 
     def transposed(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
         y, w = lax.transpose(lhs, image_to), lax.transpose(rhs, kernel_to)
-        groups = options["groups"]
-        w = jnp.swapaxes(w, -1, -2) if groups == 1 else exchange_group_channels(w, groups)
+        w = exchange_channels(w, options["groups"])
         x = conv_transpose(
             y, w, stride=upsampling, padding=forward, output_size=size, flip_kernel=True, **options
         )

@@ -13,22 +13,15 @@ other groups of a block, banded matrices the rest of the rows, and tiles the res
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
-from cnnvjp._arguments import varying_axes
-from cnnvjp._cpu import banded, dense, depthwise, grouped, volumes
-from cnnvjp._geometry import Window
-
-Formulation = Callable[[jax.Array, jax.Array], jax.Array]
-
-# Since when XLA's kernel gradient reads dy over and over, from memory where it is large.
-_REREADS = jax.__version_info__ >= (0, 9, 1)
-
-# Since when XLA computes such sums once: before, what reads them, a pooling say, computes them
-# again for each of its windows, barrier or not.
-_SUMS_ONCE = jax.__version_info__ >= (0, 12)
+from cnnvjp._jax_versions import REREADS, SUMS_ONCE, varying_axes
+from cnnvjp._lowering import xla
+from cnnvjp._lowering.cpu import banded, dense, depthwise, grouped, volumes
+from cnnvjp._lowering.platform import Formulation
+from cnnvjp._types import ArrayType, Precision
+from cnnvjp._windows.geometry import Window
 
 _MOST_TAPS = 128  # unrolled; compiling takes longer with each
 _MOST_PHASES = 16  # of a strided input gradient: each is compiled
@@ -38,10 +31,10 @@ _FEW = 8  # channels of a group whose sums are unrolled
 _UNROLLED_BYTES = 64 << 20  # of one tap's terms, beyond which blocks of groups win
 _ENOUGH = 16  # input channels from which a phase is worth a convolution of its own
 _LARGE_MAP = 512  # pixels from which it is
-_BLOCK_BYTES = 8 << 20  # of dy, which a kernel's gradient reads many times over
-_SLIM_BLOCK_BYTES = 13 << 20  # the same, below _BROAD output channels
+_BATCH_BYTES = 8 << 20  # of dy, which a kernel's gradient reads many times over
+_SLIM_BATCH_BYTES = 13 << 20  # the same, below _BROAD output channels
 _BROAD = 128
-_MOST_BLOCKS = 16
+_MOST_BATCHES = 16
 _PRODUCTS = 64  # for each output, up to which sums of whole maps win
 _COLOURS = 3  # input channels up to which they do
 _NARROW = 18  # channels of a patch, up to which a matrix of patches wins
@@ -49,7 +42,7 @@ _WIDE = 32  # output channels from which it does
 
 
 def correlation(
-    x: jax.Array, w: jax.Array, window: Window, groups: int, precision: Any
+    x: jax.Array, w: jax.Array, window: Window, groups: int, precision: Precision
 ) -> Formulation | None:
     """For y = c(x, w).
 
@@ -65,13 +58,13 @@ def correlation(
     if groups > 1:
         if _is_unrolled(w, window, groups, x.shape[0], window.output_size):
             return functools.partial(grouped.correlate, window=window, groups=groups)
-        within = _or_xla(correlation, dense.correlate, window, precision)
-        return functools.partial(grouped.blocks, groups=groups, dense=within)
+        within = _each(correlation, window, precision)
+        return functools.partial(grouped.merged, groups=groups, dense=within)
     if _has_depth(window):
-        planes = _or_xla(correlation, dense.correlate, volumes.plane_window(window), precision)
+        planes = _each(correlation, volumes.plane_window(window), precision)
         return functools.partial(volumes.correlate, window=window, planes=planes)
     few = 1 < window.taps <= _PRODUCTS // w.shape[-2] and w.shape[-2] <= _COLOURS
-    if _SUMS_ONCE and few:
+    if SUMS_ONCE and few:
         return functools.partial(dense.correlate_few, window=window)
     if _has_short_rows(w.shape[-2:], window) and w.shape[-2] == 1:
         return functools.partial(banded.correlate, window=window, precision=precision)
@@ -79,7 +72,7 @@ def correlation(
 
 
 def input_gradient(
-    dy: jax.Array, w: jax.Array, window: Window, groups: int, precision: Any
+    dy: jax.Array, w: jax.Array, window: Window, groups: int, precision: Precision
 ) -> Formulation | None:
     """For dx = h(dy, w); arguments as in `correlation`."""
     few_phases = math.prod(window.stride) <= _MOST_PHASES
@@ -88,43 +81,39 @@ def input_gradient(
     if groups > 1:
         if few_phases and _is_unrolled(w, window, groups, dy.shape[0], window.input_size):
             return functools.partial(grouped.input_gradient, window=window, groups=groups)
-        within = _or_xla(input_gradient, dense.input_gradient, window, precision)
-        return functools.partial(grouped.blocks, groups=groups, dense=within)
+        within = _each(input_gradient, window, precision)
+        return functools.partial(grouped.merged, groups=groups, dense=within)
     if _has_depth(window):
-        planes = _or_xla(
-            input_gradient, dense.input_gradient, volumes.plane_window(window), precision
-        )
+        planes = _each(input_gradient, volumes.plane_window(window), precision)
         return functools.partial(volumes.input_gradient, window=window, planes=planes)
     if _has_short_rows(w.shape[-2:], window):
         return functools.partial(banded.input_gradient, window=window, precision=precision)
     if window.ndim != 2 or max(window.stride) == 1 or window.taps == 1:
         return None
-    if _falls_into_tiles(w.shape[-2], window):
-        return functools.partial(dense.input_gradient_of_tiles, window=window, precision=precision)
+    if _falls_into_cells(w.shape[-2], window):
+        return functools.partial(dense.input_gradient_by_depth, window=window, precision=precision)
     if few_phases and w.shape[-2] >= _ENOUGH and _is_slow_dilated(window):
         return functools.partial(dense.input_gradient_by_phases, window=window, precision=precision)
     return None
 
 
 def kernel_gradient(
-    x: jax.Array, dy: jax.Array, window: Window, groups: int, precision: Any
+    x: jax.Array, dy: jax.Array, window: Window, groups: int, precision: Precision
 ) -> Formulation | None:
     """For dw = g(x, dy); arguments as in `correlation`."""
     if groups > 1 and x.shape[-1] == groups and window.taps <= _MOST_TAPS:
         return functools.partial(depthwise.kernel_gradient, window=window)
     if groups > 1:
-        within = _or_xla(kernel_gradient, dense.kernel_gradient, window, precision)
-        return functools.partial(grouped.kernel_gradient_blocks, groups=groups, dense=within)
+        within = _each(kernel_gradient, window, precision)
+        return functools.partial(grouped.merged_kernel_gradient, groups=groups, dense=within)
     if window.taps == 1:
         return functools.partial(
             dense.pointwise_kernel_gradient, window=window, precision=precision
         )
     if _has_depth(window):
-        planes = _or_xla(
-            kernel_gradient, dense.kernel_gradient, volumes.plane_window(window), precision
-        )
+        planes = _each(kernel_gradient, volumes.plane_window(window), precision)
         return functools.partial(volumes.kernel_gradient, window=window, planes=planes)
-    if _REREADS and _has_short_rows((x.shape[-1], dy.shape[-1]), window) and x.shape[-1] == 1:
+    if REREADS and _has_short_rows((x.shape[-1], dy.shape[-1]), window) and x.shape[-1] == 1:
         return functools.partial(banded.kernel_gradient, window=window, precision=precision)
     if window.ndim != 2:
         return None
@@ -133,42 +122,46 @@ def kernel_gradient(
         return functools.partial(
             dense.kernel_gradient_of_patches, window=window, precision=precision
         )
-    blocks = _blocks(dy)
-    if _REREADS and blocks > 1:
+    batches = _batches(dy)
+    if REREADS and batches > 1:
         return functools.partial(
-            dense.kernel_gradient_in_blocks, window=window, precision=precision, blocks=blocks
+            dense.kernel_gradient_in_batches, window=window, precision=precision, batches=batches
         )
     return None
 
 
 def window_sum(x: jax.Array, window: Window) -> Formulation | None:
-    """For the sums over a window's taps, given x and a depthwise kernel of ones.
+    """For the sums over a window's taps: those of a depthwise convolution, without its kernel.
 
     Windows side by side read every pixel once: their taps are added as they lie.
     """
     if x.ndim != window.ndim + 2 or not _overlap(window) or window.taps > _MOST_TAPS:
         return None
-    return functools.partial(depthwise.correlate, window=window)
+    return functools.partial(depthwise.correlate, w=None, window=window)
 
 
 def window_spread(dy: jax.Array, window: Window) -> Formulation | None:
     """For the adjoint of `window_sum`; with a stride, tiles are as fast."""
     if set(window.stride) != {1} or window_sum(dy, window) is None:
         return None
-    return functools.partial(depthwise.input_gradient, window=window, channels=dy.shape[-1])
+    return functools.partial(depthwise.input_gradient, w=None, window=window, channels=dy.shape[-1])
 
 
-def _or_xla(
-    choose: Callable[..., Formulation | None],
-    xla: Callable[..., jax.Array],
-    window: Window,
-    precision: Any,
+def _each(
+    choose: Callable[..., Formulation | None], window: Window, precision: Precision
 ) -> Formulation:
     """The formulation for a part of the work, chosen when the part's shapes are known."""
+    plain: dict[Callable[..., Formulation | None], Formulation] = {
+        correlation: xla.correlate,
+        input_gradient: xla.input_gradient,
+        kernel_gradient: xla.kernel_gradient,
+    }
 
     def run(a: jax.Array, b: jax.Array) -> jax.Array:
         formulation = choose(a, b, window, 1, precision)
-        return formulation(a, b) if formulation else xla(a, b, window, precision)
+        if formulation is None:
+            return plain[choose](a, b, window, 1, precision, ArrayType(a.dtype))
+        return formulation(a, b)
 
     return run
 
@@ -203,11 +196,11 @@ def _is_unrolled(
     return few and one_tap <= _UNROLLED_BYTES
 
 
-def _falls_into_tiles(channels: int, window: Window) -> bool:
-    """Tiles of the stride's size: large ones, or few channels and not many zeros to fill."""
+def _falls_into_cells(channels: int, window: Window) -> bool:
+    """Cells of the stride's size: large ones, or few channels and not many zeros to fill."""
     if set(window.dilation) != {1}:
         return False
-    covered = dense.tiles(window)
+    covered = dense.cells(window)
     if math.prod(covered) == 1:
         return math.prod(window.stride) > _MOST_PHASES
     filled = math.prod(covered) * math.prod(window.stride)
@@ -220,15 +213,15 @@ def _is_slow_dilated(window: Window) -> bool:
     return overlapping and math.prod(window.input_size) >= _LARGE_MAP
 
 
-def _blocks(dy: jax.Array) -> int:
+def _batches(dy: jax.Array) -> int:
     """The fewest blocks of images that are small enough: a divisor of the batch.
 
     Each has images of every device, should the batch be divided among them.
     """
     batch = dy.shape[0]
     devices = 1 if varying_axes(dy) else jax.device_count()
-    most = min(batch // devices, _MOST_BLOCKS)
+    most = min(batch // devices, _MOST_BATCHES)
     fitting = [q for q in range(1, most + 1) if batch % (q * devices) == 0]
-    limit = _BLOCK_BYTES if dy.shape[-1] >= _BROAD else _SLIM_BLOCK_BYTES
+    limit = _BATCH_BYTES if dy.shape[-1] >= _BROAD else _SLIM_BATCH_BYTES
     needed = dy.size * dy.dtype.itemsize / limit
     return next((q for q in fitting if q >= needed), max(fitting, default=1))

@@ -15,14 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnvjp._arguments import widened
+from cnnvjp._jax_versions import FOLDS_GATHERS
+from cnnvjp._types import widened
 
 # Rows of up to so many terms are written out, and fuse to one pass over x. Longer ones are a
 # loop, so that the program's size, and the time to compile it, do not grow with them.
 _LONGEST_WRITTEN_OUT = 16
-
-# XLA:CPU of older JAX folds a gather of a constant wrongly where more constants follow.
-_FOLDS_WRONGLY = jax.__version_info__ < (0, 9)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,7 +93,7 @@ def _along_axis(x: jax.Array, matrix: SparseMatrix, axis: int) -> jax.Array:
         return jnp.where(weight == 0, jnp.zeros((), x.dtype), y) if filled else y
 
     c, w = jnp.asarray(columns), jnp.asarray(weights, x.dtype)
-    if _FOLDS_WRONGLY:
+    if not FOLDS_GATHERS:
         x = lax.optimization_barrier(x)
     y, _ = lax.scan(
         lambda y, k: (y + term(*k), None),

@@ -5,16 +5,10 @@ import math
 import jax
 import numpy as np
 
-from cnnvjp._arguments import flag_option
-from cnnvjp._geometry import (
-    Padding,
-    PerAxis,
-    Window,
-    make_window,
-    per_axis,
-    spatial_rank,
-    spatial_size,
-)
+from cnnvjp._checks.options import flag_option
+from cnnvjp._types import Padding, PerAxis
+from cnnvjp._windows.geometry import Window, make_window
+from cnnvjp._windows.spatial import per_axis, spatial_rank, spatial_size
 
 _LARGEST_INDEX = np.iinfo(np.int32).max
 

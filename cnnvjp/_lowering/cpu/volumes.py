@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnvjp._cpu._arrays import padded
-from cnnvjp._geometry import Window
+from cnnvjp._windows.axes import pad_spatial
+from cnnvjp._windows.geometry import Window
 
 Planes = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -43,8 +43,7 @@ def input_gradient(dy: jax.Array, w: jax.Array, window: Window, planes: Planes) 
         part = part.reshape(*dy.shape[:2], *part.shape[1:])
         low = window.dilation[0] * m - before
         edges = (low, window.input_size[0] - low - length, stride - 1)
-        rest = [(0, 0, 0)] * 3
-        parts.append(lax.pad(part, lax.full_like(part, 0, shape=()), [(0, 0, 0), edges, *rest]))
+        parts.append(pad_spatial(part, (edges, (0, 0), (0, 0))))
     return functools.reduce(operator.add, parts)
 
 
@@ -68,7 +67,7 @@ def plane_window(window: Window) -> Window:
 
 def _seen(x: jax.Array, window: Window) -> list[jax.Array]:
     """For each depth tap the planes that it sees, as images: (N · OD, H, W, C)."""
-    x = padded(x, (window.span[0], (0, 0), (0, 0)))
+    x = pad_spatial(x, (window.span[0], (0, 0), (0, 0)))
     stride, length = window.stride[0], (window.output_size[0] - 1) * window.stride[0] + 1
     starts = range(0, window.extent[0], window.dilation[0])
     seen = [lax.slice_in_dim(x, start, start + length, stride, axis=1) for start in starts]

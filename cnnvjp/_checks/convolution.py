@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnvjp._arguments import FLOATS, flag_option, hashable_precision, operands
-from cnnvjp._geometry import (
-    Padding,
-    PerAxis,
-    Window,
-    make_window,
-    spatial_size,
-    static_hint,
-)
+from cnnvjp._checks.arrays import operands
+from cnnvjp._checks.options import flag_option, hashable_precision, positive_int
+from cnnvjp._types import FLOATS, Padding, PerAxis
+from cnnvjp._windows.geometry import Window, make_window
+from cnnvjp._windows.spatial import spatial_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,19 +119,6 @@ def check_bias(b: Any, out: jax.Array, ndim: int, **maps: Any) -> jax.Array:
             f"{out.shape[-1 - ndim :]}"
         )
     return b
-
-
-def positive_int(name: str, value: Any) -> int:
-    """An option that must be an int of at least 1."""
-    try:
-        number = 0 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise ValueError(
-            f"{name}: got {value!r}; it must be an int of at least 1{static_hint(value)}"
-        )
-    return number
 
 
 def on_one_batch_axis(

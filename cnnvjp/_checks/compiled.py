@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from cnnvjp._jax_versions import static_arguments
+
 
 def call(core: jax.custom_vjp, *args: Any) -> Any:
     """Calls a core as one compiled function.
@@ -22,6 +24,4 @@ def call(core: jax.custom_vjp, *args: Any) -> Any:
 
 @functools.cache
 def _compiled(core: Any) -> Callable[..., Any]:
-    # With JAX_CUSTOM_VJP3 the core is an object of another class.
-    options = core.nondiff_argnums if hasattr(core, "nondiff_argnums") else core.static_argnums
-    return jax.jit(core, static_argnums=tuple(options), inline=True)
+    return jax.jit(core, static_argnums=static_arguments(core), inline=True)

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnvjp._arguments import accumulator, operands
-from cnnvjp._geometry import PerAxis, occupied_size, per_axis, spatial_rank
-from cnnvjp._pooling_options import check_indexable
-from cnnvjp._rules import call
+from cnnvjp._checks.arrays import operands
+from cnnvjp._checks.compiled import call
+from cnnvjp._checks.pooling import check_indexable
+from cnnvjp._types import PerAxis, accumulator
+from cnnvjp._windows.spatial import occupied_size, per_axis, spatial_rank
 
 # ------------------------------------------------------------------------------------------
 # global_max_pool

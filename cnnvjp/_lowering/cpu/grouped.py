@@ -11,32 +11,31 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from cnnvjp._cpu._arrays import Phase, barrier, padded, summed, times, woven
-from cnnvjp._geometry import Window
-from cnnvjp._lowering import exchange_group_channels
-from cnnvjp._taps import each_tap, tap
+from cnnvjp._lowering.cpu.arrays import Phase, barrier, summed, times, woven
+from cnnvjp._windows.axes import exchange_channels, pad_spatial, rot180
+from cnnvjp._windows.geometry import Window
+from cnnvjp._windows.taps import each_tap, tap
 
 _TOGETHER = 18  # terms in one fusion: LLVM's loop is slower with more
-_MERGED = 16  # channels that a block has at the least
-_BLOCKS = 32  # blocks at the most: each is compiled
+_CHANNELS = 16  # channels that a block has at the least
+_MOST = 32  # blocks at the most: each is compiled
 
 Dense = Callable[..., jax.Array]
 
 
 def correlate(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array:
     """Σ over taps m and the group's channels c of x[i·s + d·m, c] w[m, c, o], term by term."""
-    return _terms(barrier(padded(x, window.span)), w, window, groups)
+    return _terms(barrier(pad_spatial(x, window.span)), w, window, groups)
 
 
 def input_gradient(dy: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array:
     """The same, phase by phase, with the kernel's channels exchanged within their groups."""
-    w = exchange_group_channels(w, groups)
+    w = exchange_channels(w, groups)
 
     def part(phase: Phase) -> jax.Array:
-        taps = lax.rev(w[phase.kernel], range(window.ndim))
-        return _terms(barrier(padded(dy, phase.window.padding)), taps, phase.window, groups)
+        taps = rot180(w[phase.kernel])
+        return _terms(barrier(pad_spatial(dy, phase.window.padding)), taps, phase.window, groups)
 
     return woven(window, part, dy.shape[0], w.shape[-1], dy.dtype)
 
@@ -53,7 +52,7 @@ def _terms(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array
     return y.reshape(*y.shape[:-2], w.shape[-1])
 
 
-def blocks(images: jax.Array, w: jax.Array, groups: int, dense: Dense) -> jax.Array:
+def merged(images: jax.Array, w: jax.Array, groups: int, dense: Dense) -> jax.Array:
     """Blocks of merged groups, one dense forward pass or input gradient each.
 
     Args:
@@ -62,15 +61,15 @@ def blocks(images: jax.Array, w: jax.Array, groups: int, dense: Dense) -> jax.Ar
         groups: G.
         dense: the pass without groups.
     """
-    q = _merged(groups, w.shape[-2], w.shape[-1] // groups)
+    q = _groups_in_block(groups, w.shape[-2], w.shape[-1] // groups)
     kernels = jnp.split(_block_diagonal(w, groups, q), groups // q, -1)
     parts = jnp.split(images, groups // q, -1)
     return jnp.concatenate(list(map(dense, parts, kernels)), -1)
 
 
-def kernel_gradient_blocks(x: jax.Array, dy: jax.Array, groups: int, dense: Dense) -> jax.Array:
+def merged_kernel_gradient(x: jax.Array, dy: jax.Array, groups: int, dense: Dense) -> jax.Array:
     """Blocks of merged groups, one dense kernel gradient each, of which the diagonals count."""
-    q = _merged(groups, x.shape[-1] // groups, dy.shape[-1] // groups)
+    q = _groups_in_block(groups, x.shape[-1] // groups, dy.shape[-1] // groups)
     parts = jnp.split(x, groups // q, -1), jnp.split(dy, groups // q, -1)
     dw = jnp.concatenate(list(map(dense, *parts)), -1)
     *kernel, c, o = dw.shape
@@ -79,10 +78,10 @@ def kernel_gradient_blocks(x: jax.Array, dy: jax.Array, groups: int, dense: Dens
     return diagonal.reshape(*kernel, c // q, o)
 
 
-def _merged(groups: int, *channels: int) -> int:
+def _groups_in_block(groups: int, *channels: int) -> int:
     """How many groups make a block: a divisor of them all."""
-    fitting = [q for q in range(1, groups + 1) if groups % q == 0 and groups // q <= _BLOCKS]
-    return next((q for q in fitting if q * min(channels) >= _MERGED), groups)
+    fitting = [q for q in range(1, groups + 1) if groups % q == 0 and groups // q <= _MOST]
+    return next((q for q in fitting if q * min(channels) >= _CHANNELS), groups)
 
 
 def _block_diagonal(w: jax.Array, groups: int, q: int) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Any JAX function, computed by these rules: its program is rewritten, nothing is patched."""
+"""`explicit`, and the report of what it did."""
 
 import collections
 import dataclasses
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from cnnvjp._jaxprs import Finding, Findings, rewritten
+from cnnvjp.rewriting._jaxprs import Findings, rewritten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +132,3 @@ def _counted(findings: Findings) -> Findings:
     """One finding for all that are alike."""
     counts = collections.Counter(findings)
     return tuple(dataclasses.replace(finding, count=n) for finding, n in counts.items())
-
-
-__all__ = ["Finding", "Report", "explicit"]

@@ -13,18 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnvjp._arguments import (
-    accumulator,
-    choice_option,
-    flag_option,
-    integer_operand,
-    operands,
-    unify_varying,
-)
-from cnnvjp._geometry import Padding, PerAxis, Window, occupied_size, per_axis, spatial_rank
-from cnnvjp._pooling_options import check_indexable, pooling_window
+from cnnvjp._checks.arrays import integer_operand, operands
+from cnnvjp._checks.compiled import call
+from cnnvjp._checks.options import choice_option, flag_option
+from cnnvjp._checks.pooling import check_indexable, pooling_window
 from cnnvjp._routing import flat_index, mean_of_winners, route, share, strongest
-from cnnvjp._rules import call
+from cnnvjp._types import Padding, PerAxis, accumulator, unify_varying
+from cnnvjp._windows.geometry import Window
+from cnnvjp._windows.spatial import occupied_size, per_axis, spatial_rank
 
 # ------------------------------------------------------------------------------------------
 # max_pool, min_pool

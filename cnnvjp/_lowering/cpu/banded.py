@@ -7,25 +7,28 @@ Most of it is zero, which the products multiply nevertheless; they are fast enou
 the kernel covers a good part of the row. All is for stride 1.
 """
 
-from typing import Any
+import functools
+import operator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnvjp._cpu._arrays import barrier, padded
-from cnnvjp._geometry import Window
+from cnnvjp._lowering.cpu.arrays import barrier
+from cnnvjp._types import Precision
+from cnnvjp._windows.axes import pad_spatial
+from cnnvjp._windows.geometry import Window
 
 
-def correlate(x: jax.Array, w: jax.Array, window: Window, precision: Any) -> jax.Array:
+def correlate(x: jax.Array, w: jax.Array, window: Window, precision: Precision) -> jax.Array:
     """Rows of the image times the matrix."""
     rows, matrix = _rows(x, window), _matrix(w, window)
     y = lax.dot_general(rows, matrix, (((2,), (0,)), ((), ())), precision=precision)
     return y.reshape(x.shape[0], *window.output_size, w.shape[-1])
 
 
-def input_gradient(dy: jax.Array, w: jax.Array, window: Window, precision: Any) -> jax.Array:
+def input_gradient(dy: jax.Array, w: jax.Array, window: Window, precision: Precision) -> jax.Array:
     """Rows of dy times the transposed matrix, each part put back where it was seen."""
     n, oh, ow, maps = dy.shape
     (kh, _), channels, width = window.size, w.shape[-2], _width(window)
@@ -35,20 +38,17 @@ def input_gradient(dy: jax.Array, w: jax.Array, window: Window, precision: Any) 
     )  # fmt: skip
     rows = barrier(rows.reshape(n, oh, kh, width * channels))
     before, height = window.padding[0][0], window.input_size[0]
-    dx = None
+    parts = []
     for m in range(kh):
         low = window.dilation[0] * m - before
-        edges = (low, height - low - oh, 0)
-        zero = lax.full_like(rows, 0, shape=())
-        part = lax.pad(rows[:, :, m], zero, [(0, 0, 0), edges, (0, 0, 0)])
-        dx = part if dx is None else dx + part
-    assert dx is not None
+        parts.append(pad_spatial(rows[:, :, m], ((low, height - low - oh),)))
+    dx = functools.reduce(operator.add, parts)
     dx = dx.reshape(n, height, width, channels)
     start, end = window.span[1]
-    return padded(dx, ((0, 0), (-start, -end)))
+    return pad_spatial(dx, ((0, 0), (-start, -end)))
 
 
-def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, precision: Any) -> jax.Array:
+def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, precision: Precision) -> jax.Array:
     """Rows of dy times rows of the image, then the sum over each tap's places in the matrix."""
     n, oh, ow, maps = dy.shape
     (kh, kw), channels, width = window.size, x.shape[-1], _width(window)
@@ -67,7 +67,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, precision: Any)
 
 def _rows(x: jax.Array, window: Window) -> jax.Array:
     """(N, OH, KH · W · C): the rows that each row of outputs sees, side by side."""
-    x = padded(x, window.span)
+    x = pad_spatial(x, window.span)
     n, height, width, channels = x.shape
     x = x.reshape(n, height, width * channels)
     seen = [

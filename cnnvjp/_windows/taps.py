@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from jax import lax
 
-from cnnvjp._geometry import Window
+from cnnvjp._windows.axes import pad_spatial
+from cnnvjp._windows.geometry import Window
 
 Tap = tuple[Any, ...]  # one int per axis, or one tracer in the loop over a long window
 
@@ -92,8 +93,7 @@ def _along(axis: int, window: Window, input_size: tuple[int, ...]) -> Window:
 
 def spanned(x: jax.Array, window: Window, fill: float | int) -> jax.Array:
     """The input (..., *spatial, C), padded with `fill` to the length that the windows span."""
-    edges = [(before, after, 0) for before, after in window.span]
-    return _pad(x, edges, fill)
+    return pad_spatial(x, window.span, fill)
 
 
 def tap(x: jax.Array, window: Window, m: Tap) -> jax.Array:
@@ -131,15 +131,8 @@ def place(dy: jax.Array, window: Window, m: Tap) -> jax.Array:
             before, after = window.transposed_padding[axis]
             edges.append((before, after, step - 1))
             looped.append((axis, before - low))
-    dx = _pad(dy, edges, 0)
+    dx = pad_spatial(dy, edges)
     for axis, start in looped:
         spatial = dx.ndim - 1 - window.ndim + axis
         dx = lax.dynamic_slice_in_dim(dx, start, window.input_size[axis], spatial)
     return dx
-
-
-def _pad(x: jax.Array, edges: list[tuple[int, int, int]], fill: float | int) -> jax.Array:
-    """lax.pad on the spatial axes."""
-    batch = x.ndim - 1 - len(edges)
-    constant = lax.full_like(x, fill, shape=())
-    return lax.pad(x, constant, [(0, 0, 0)] * batch + edges + [(0, 0, 0)])

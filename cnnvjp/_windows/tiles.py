@@ -20,8 +20,9 @@ import jax
 import numpy as np
 from jax import lax
 
-from cnnvjp._arguments import primal_type
-from cnnvjp._geometry import Window
+from cnnvjp._types import primal_type
+from cnnvjp._windows.axes import pad_spatial
+from cnnvjp._windows.geometry import Window
 
 _MOST_TERMS = 64
 _LARGEST_TILE = 2**16  # pixels, which are numbered in the compiled program
@@ -61,10 +62,10 @@ def combined(
         for n, low, s, skip in zip(window.input_size, before, steps, skipped, strict=True)
     ]
     edges = [
-        (over - 1 - skip, skip + count - o, 0)
+        (over - 1 - skip, skip + count - o)
         for over, skip, count, o in zip(overlaps, skipped, tiles, window.output_size, strict=True)
     ]
-    arrays = tuple(_padded(array, edges) for array in arrays)
+    arrays = tuple(pad_spatial(array, edges) for array in arrays)
     shape = arrays[0].shape
     tiled = [*shape[:first], *_pairs(tiles, steps), shape[-1]]
     kept = [*range(first), *range(first, len(tiled) - 1, 2), len(tiled) - 1]
@@ -87,10 +88,10 @@ def combined(
     )
     origin = [low - skip * s for low, skip, s in zip(before, skipped, steps, strict=True)]
     inside = [
-        (-low, n + low - length, 0)
+        (-low, n + low - length)
         for n, low, length in zip(window.input_size, origin, lengths, strict=True)
     ]
-    return _padded(total, inside)
+    return pad_spatial(total, inside)
 
 
 def _overlaps(window: Window) -> tuple[int, ...]:
@@ -112,9 +113,3 @@ def _numbers(window: Window, t: tuple[int, ...], first: int) -> np.ndarray:
 
 def _pairs(a: Any, b: Any) -> list[int]:
     return [entry for pair in zip(a, b, strict=True) for entry in pair]
-
-
-def _padded(x: jax.Array, edges: list[tuple[int, int, int]]) -> jax.Array:
-    batch = x.ndim - 1 - len(edges)
-    zero = lax.full_like(x, 0, shape=())
-    return lax.pad(x, zero, [(0, 0, 0)] * batch + edges + [(0, 0, 0)])
