@@ -1,7 +1,7 @@
 """What a result must be besides right: its dtype, its sharding, the mesh axes it varies over."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,16 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from cnnvjp._jax_versions import cast_varying, varying_axes
 
+# Options, as their functions are annotated.
 Pair = tuple[int, int]
-PerAxis = int | Sequence[int]  # an option: one entry for all spatial axes, or one for each
-Padding = str | int | Sequence[int] | Sequence[Pair]
-
-Precision = Any  # as lax takes it, checked and hashable
+PerAxis = int | Sequence[int]  # one entry for all spatial axes, or one for each
+NamedPadding = Literal["VALID", "SAME", "SAME_LOWER", "FULL"]
+Padding = NamedPadding | int | Sequence[int] | Sequence[Pair]
+Ties = Literal["first", "split"]
+PadMode = Literal["constant", "reflect", "edge", "circular"]
+ResizeMethod = Literal["nearest", "nearest-exact", "linear", "cubic"]
+Order = Literal["row", "column"]
+Precision = jax.lax.PrecisionLike
 
 FLOATS = tuple(jnp.dtype(d) for d in ("float16", "bfloat16", "float32", "float64"))
 
