@@ -25,7 +25,8 @@ from cnnvjp.affine import add_bias, dense, flatten, scale, unflatten
 from cnnvjp.batch_normalization import batch_norm, batch_norm_inference
 from cnnvjp.convolution import conv, conv_kernel_grad, conv_transpose
 from cnnvjp.losses import half_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
-from cnnvjp.max_pooling import max_pool, max_unpool, min_pool
+from cnnvjp.max_pooling import max_pool, min_pool
+from cnnvjp.max_unpooling import max_unpool
 from cnnvjp.model import Model
 from cnnvjp.normalization import group_norm, layer_norm, standardize
 from cnnvjp.padding import pad

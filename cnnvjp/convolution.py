@@ -14,10 +14,11 @@ so the gradient of any of them with respect to one argument is one of the other 
 """
 
 import functools
-from typing import Any
 
+import chex
 import jax
 from jax import Array
+from jax.typing import DTypeLike
 
 from cnnvjp import _lowering as lowering
 from cnnvjp._checks.arrays import operands
@@ -33,7 +34,7 @@ from cnnvjp._checks.convolution import (
     on_one_batch_axis,
 )
 from cnnvjp._checks.options import positive_int
-from cnnvjp._types import ArrayType, Padding, PerAxis, primal_type, summed_type
+from cnnvjp._types import ArrayType, Padding, PerAxis, Precision, primal_type, summed_type
 from cnnvjp._windows.axes import rot180
 from cnnvjp._windows.geometry import Window, forward_input_size, make_window
 from cnnvjp._windows.spatial import per_axis, spatial_rank, spatial_size
@@ -77,17 +78,17 @@ def _g(x: Array, dy: Array, window: Window, options: Options, out: ArrayType) ->
 
 
 def conv(
-    x: jax.Array,
-    w: jax.Array,
-    b: jax.Array | None = None,
+    x: chex.Array,
+    w: chex.Array,
+    b: chex.Array | None = None,
     *,
     stride: PerAxis = 1,
     padding: Padding = "VALID",
     dilation: PerAxis = 1,
     groups: int = 1,
     flip_kernel: bool = False,
-    precision: Any = None,
-    preferred_element_type: Any = None,
+    precision: Precision = None,
+    preferred_element_type: DTypeLike | None = None,
 ) -> jax.Array:
     """Convolves images with a kernel, as a cross-correlation unless `flip_kernel`.
 
@@ -170,9 +171,9 @@ _conv.defvjp(_conv_fwd, _conv_bwd)
 
 
 def conv_transpose(
-    y: jax.Array,
-    w: jax.Array,
-    b: jax.Array | None = None,
+    y: chex.Array,
+    w: chex.Array,
+    b: chex.Array | None = None,
     *,
     stride: PerAxis = 1,
     padding: Padding = "VALID",
@@ -180,8 +181,8 @@ def conv_transpose(
     groups: int = 1,
     output_size: PerAxis | None = None,
     flip_kernel: bool = False,
-    precision: Any = None,
-    preferred_element_type: Any = None,
+    precision: Precision = None,
+    preferred_element_type: DTypeLike | None = None,
 ) -> jax.Array:
     """The transpose of `conv`: maps what has the shape of its output back to its input's.
 
@@ -272,8 +273,8 @@ _conv_transpose.defvjp(_conv_transpose_fwd, _conv_transpose_bwd)
 
 
 def conv_kernel_grad(
-    x: jax.Array,
-    dy: jax.Array,
+    x: chex.Array,
+    dy: chex.Array,
     kernel_size: PerAxis,
     *,
     stride: PerAxis = 1,
@@ -281,8 +282,8 @@ def conv_kernel_grad(
     dilation: PerAxis = 1,
     groups: int = 1,
     flip_kernel: bool = False,
-    precision: Any = None,
-    preferred_element_type: Any = None,
+    precision: Precision = None,
+    preferred_element_type: DTypeLike | None = None,
     spatial_ndim: int | None = None,
 ) -> jax.Array:
     """The gradient of `conv` with respect to its kernel, as an operation of its own.

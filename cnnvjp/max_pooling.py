@@ -1,44 +1,88 @@
-"""Pooling by a winner: the largest or the smallest of each window, and the way back.
+"""Pooling by a winner: the largest or the smallest entry of each window, and the way back to it.
 
-The forward pass notes which position of the window won, and the backward pass routes the
-gradient there and nowhere else ([J], "Pooling Layer"; [B], "Backpropagation: Max-Pooling";
-[H] E8.8). What sums its window instead is in `sum_pooling`.
+[J] keeps track of the "winning unit": its index is noted during the forward pass and used for
+gradient routing during backpropagation ("Pooling Layer"). The index is the winner's place in its
+window, counted in row-major order. What sums its window instead is in `sum_pooling`.
 """
 
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, get_args, overload
 
+import chex
 import jax
 import jax.numpy as jnp
-from jax import lax
+import numpy as np
+from jax import Array, lax
 
-from cnnvjp._checks.arrays import integer_operand, operands
+from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.options import choice_option, flag_option
 from cnnvjp._checks.pooling import check_indexable, pooling_window
-from cnnvjp._routing import flat_index, mean_of_winners, route, share, strongest
-from cnnvjp._types import Padding, PerAxis, accumulator, unify_varying
+from cnnvjp._types import Padding, PerAxis, Ties, accumulator, unify_varying
+from cnnvjp._windows import tiles
 from cnnvjp._windows.geometry import Window
-from cnnvjp._windows.spatial import occupied_size, per_axis, spatial_rank
+from cnnvjp._windows.taps import (
+    Tap,
+    along_axis,
+    enters_input,
+    place,
+    reduce_taps,
+    row_major,
+    separated,
+    spanned,
+    stands_on_input,
+    tap,
+)
 
 # ------------------------------------------------------------------------------------------
 # max_pool, min_pool
 # ------------------------------------------------------------------------------------------
 
 
+@overload
 def max_pool(
-    x: jax.Array,
+    x: chex.Array,
     window: PerAxis,
     *,
     stride: PerAxis | None = None,
     padding: Padding = "VALID",
     dilation: PerAxis = 1,
     ceil_mode: bool = False,
-    ties: str = "first",
+    ties: Ties = "first",
+    return_argmax: Literal[False] = False,
+    spatial_ndim: int | None = None,
+) -> jax.Array: ...
+
+
+@overload
+def max_pool(
+    x: chex.Array,
+    window: PerAxis,
+    *,
+    stride: PerAxis | None = None,
+    padding: Padding = "VALID",
+    dilation: PerAxis = 1,
+    ceil_mode: bool = False,
+    ties: Ties = "first",
+    return_argmax: Literal[True],
+    spatial_ndim: int | None = None,
+) -> tuple[jax.Array, jax.Array]: ...
+
+
+def max_pool(
+    x: chex.Array,
+    window: PerAxis,
+    *,
+    stride: PerAxis | None = None,
+    padding: Padding = "VALID",
+    dilation: PerAxis = 1,
+    ceil_mode: bool = False,
+    ties: Ties = "first",
     return_argmax: bool = False,
     spatial_ndim: int | None = None,
-) -> Any:
+) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Takes the largest entry of each window, channel by channel.
 
         y[n, i, c] = max over m of x[n, i·s + d·m − before, c]
@@ -96,18 +140,48 @@ def max_pool(
     return _checked_pool(x, placed, True, ties, return_argmax)
 
 
+@overload
 def min_pool(
-    x: jax.Array,
+    x: chex.Array,
     window: PerAxis,
     *,
     stride: PerAxis | None = None,
     padding: Padding = "VALID",
     dilation: PerAxis = 1,
     ceil_mode: bool = False,
-    ties: str = "first",
+    ties: Ties = "first",
+    return_argmax: Literal[False] = False,
+    spatial_ndim: int | None = None,
+) -> jax.Array: ...
+
+
+@overload
+def min_pool(
+    x: chex.Array,
+    window: PerAxis,
+    *,
+    stride: PerAxis | None = None,
+    padding: Padding = "VALID",
+    dilation: PerAxis = 1,
+    ceil_mode: bool = False,
+    ties: Ties = "first",
+    return_argmax: Literal[True],
+    spatial_ndim: int | None = None,
+) -> tuple[jax.Array, jax.Array]: ...
+
+
+def min_pool(
+    x: chex.Array,
+    window: PerAxis,
+    *,
+    stride: PerAxis | None = None,
+    padding: Padding = "VALID",
+    dilation: PerAxis = 1,
+    ceil_mode: bool = False,
+    ties: Ties = "first",
     return_argmax: bool = False,
     spatial_ndim: int | None = None,
-) -> Any:
+) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Takes the smallest entry of each window, channel by channel.
 
         y[n, i, c] = min over m of x[n, i·s + d·m − before, c]
@@ -155,9 +229,9 @@ def min_pool(
 
 
 def _checked_pool(
-    x: jax.Array, window: Window, largest: bool, ties: str, return_argmax: bool
-) -> Any:
-    ties = choice_option("ties", ties, ("first", "split"))
+    x: Array, window: Window, largest: bool, ties: Ties, return_argmax: bool
+) -> Array | tuple[Array, Array]:
+    choice_option("ties", ties, get_args(Ties))
     return_argmax = flag_option("return_argmax", return_argmax)
     if return_argmax:
         check_indexable("return_argmax", window.input_size, "pool parts of x, or without it")
@@ -166,38 +240,36 @@ def _checked_pool(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _winner_pool(
-    x: jax.Array, window: Window, largest: bool, ties: str, return_argmax: bool
-) -> Any:
-    y, winner = strongest(x, window, largest)
-    return (y, flat_index(winner, window)) if return_argmax else y
+def _winner_pool(x, window, largest, ties, return_argmax):
+    y, winner = _strongest(x, window, largest)
+    return _outputs(y, winner, window, return_argmax)
 
 
-def _winner_pool_fwd(
-    x: jax.Array, window: Window, largest: bool, ties: str, return_argmax: bool
-) -> Any:
-    y, winner = strongest(x, window, largest)
+def _outputs(
+    y: Array, winner: Array, window: Window, return_argmax: bool
+) -> Array | tuple[Array, Array]:
+    return (y, _flat_index(winner, window)) if return_argmax else y
+
+
+def _winner_pool_fwd(x, window, largest, ties, return_argmax):
+    y, winner = _strongest(x, window, largest)
     if ties == "split":
-        y = mean_of_winners(x, y, window, largest)
-        residuals: tuple[jax.Array, ...] = (x, y)
-    else:
-        # Computed once: XLA would repeat the comparisons for every tap on the way back.
-        y, winner = lax.optimization_barrier((y, winner))
-        residuals = (winner,)  # the place in the window, in the smallest unsigned dtype
-    return ((y, flat_index(winner, window)) if return_argmax else y), residuals
+        y = _mean_of_winners(x, y, window, largest)
+        return _outputs(y, winner, window, return_argmax), (x, y)
+    # Computed once: XLA would repeat the comparisons for every tap on the way back.
+    y, winner = lax.optimization_barrier((y, winner))
+    return _outputs(y, winner, window, return_argmax), (winner,)  # in the smallest unsigned dtype
 
 
-def _winner_pool_bwd(
-    window: Window, largest: bool, ties: str, return_argmax: bool, residuals: Any, dy: Any
-) -> Any:
+def _winner_pool_bwd(window, largest, ties, return_argmax, residuals, dy):
     if return_argmax:
         dy, _ = dy  # an index has no cotangent
     if ties == "split":
         x, y = residuals
-        dx = share(dy, x, y, window, largest)
+        dx = _share(dy, x, y, window, largest)  # [B], "Max-Pooling": equal shares for equal winners
     else:
         (winner,) = residuals
-        dx = route(dy, winner, window)  # [J], "Pooling Layer"; [B], "Max-Pooling"; [H] E8.8
+        dx = _route(dy, winner, window)  # [J], "Pooling Layer"; [B], "Max-Pooling"; [H] E8.8
     return (dx.astype(dy.dtype),)
 
 
@@ -205,110 +277,154 @@ _winner_pool.defvjp(_winner_pool_fwd, _winner_pool_bwd)
 
 
 # ------------------------------------------------------------------------------------------
-# max_unpool
+# Forward: the winner, and where it stands in its window
 # ------------------------------------------------------------------------------------------
 
 
-def max_unpool(
-    y: jax.Array,
-    argmax: jax.Array,
-    *,
-    output_size: PerAxis,
-    spatial_ndim: int | None = None,
-) -> jax.Array:
-    """Puts pooled values back where they came from, zeros elsewhere.
+def _strongest(x: Array, window: Window, largest: bool) -> tuple[Array, Array]:
+    """The largest (or smallest) entry of each window, and the place where it was first met.
 
-        x[n, j, c] = Σ y[n, i, c] over the windows i with argmax[n, i, c] = j
-
-    where j counts the positions of the plane in row-major order. Values that share a place
-    are added: the operation is the adjoint of gathering, and the way that `max_pool` sends a
-    gradient back. PyTorch keeps one of them. An index outside of the plane is dropped.
-
-    Gradient:
-
-        dy[n, i, c] = dx[n, argmax[n, i, c], c], and 0 where the index was dropped
-
-    Args:
-        y: pooled maps, (*batch, *out_spatial, C). Float or integer.
-        argmax: of y's shape, integers, as `max_pool` with `return_argmax` returns it.
-        output_size: the spatial size of what was pooled, an int or D ints: the pooled maps do
-            not tell it, and indices into a plane of another size mean other pixels.
-        spatial_ndim: D, where `output_size` is an int; 2 by default.
+    A NaN beats every number. The padding never wins.
 
     Returns:
-        (*batch, *output_size, C).
-
-    Raises:
-        TypeError: if y is not an array of a supported dtype, or argmax not one of integers.
-        ValueError: if shapes or options do not fit together.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> y, argmax = max_pool(jnp.array([[3.0], [1.0], [2.0], [4.0]]), (2,), return_argmax=True)
-        >>> max_unpool(y, argmax, output_size=(4,))[:, 0]
-        Array([3., 0., 0., 4.], dtype=float32)
-
-    Source: [B], "Backpropagation: Max-Pooling", as an operation of its own.
+        The entries, and their places in the smallest unsigned dtype that holds them all.
     """
-    (y,) = operands(integers=True, y=y)
-    argmax = integer_operand("argmax", argmax)
-    ndim = spatial_rank(spatial_ndim, output_size=output_size)
-    occupied_size(y.shape, ndim, argument="y")
-    if argmax.shape != y.shape:
-        raise ValueError(f"argmax: got the shape {argmax.shape}; it must be that of y, {y.shape}")
-    size = per_axis("output_size", output_size, ndim)
-    check_indexable("output_size", size, "unpool parts of y")
-    y, argmax = unify_varying(y, argmax)
-    return call(_max_unpool, y, argmax, size)
+    dtype = np.min_scalar_type(window.taps - 1)
+    x, winner = unify_varying(x, lax.full_like(x, 0, dtype=dtype))
+    earlier_taps = 1
+    for part in separated(window):
+        x, winner = _strongest_of_taps(x, winner, earlier_taps, part, largest)
+        earlier_taps *= part.taps
+    return x, winner
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _max_unpool(y: jax.Array, argmax: jax.Array, size: tuple[int, ...]) -> jax.Array:
-    return _scatter_sum(y, argmax, size)
+def _strongest_of_taps(
+    x: Array, winner: Array, earlier_taps: int, window: Window, largest: bool
+) -> tuple[Array, Array]:
+    """A running comparison over the taps; `winner` says where earlier windows found x."""
+    x = spanned(x, window, _weakest(x.dtype, largest))
+    winner = spanned(winner, window, 0)
+
+    def term(m: Tap) -> Any:
+        number = jnp.asarray(row_major(window, m) * earlier_taps).astype(winner.dtype)
+        return tap(x, window, m), tap(winner, window, m) + number, enters_input(window, m, x.ndim)
+
+    def combine(best: Any, challenger: Any) -> Any:
+        entry, where, _ = best
+        other_entry, other_where, enters = challenger
+        keeps = other_entry <= entry if largest else other_entry >= entry
+        wins = ~(keeps | _is_nan(entry))  # nothing is ≤ NaN, and NaN nothing: the first one wins
+        if enters is not None:
+            wins |= enters  # even −∞ wins against the padding before it
+        return (
+            jnp.where(wins, other_entry, entry),
+            jnp.where(wins, other_where, where),
+            enters,
+        )
+
+    entry, where, _ = reduce_taps(window, term, combine)
+    return entry, where
 
 
-def _max_unpool_fwd(y: jax.Array, argmax: jax.Array, size: tuple[int, ...]) -> Any:
-    return _scatter_sum(y, argmax, size), argmax
+def _flat_index(winner: Array, window: Window) -> Array:
+    """Winners as int32 indices into the unpadded spatial plane, row-major."""
+    ndim = window.ndim
+    index = jnp.zeros_like(winner, jnp.int32)
+    rest = winner.astype(jnp.int32)
+    for axis in reversed(range(ndim)):
+        rest, m = jnp.divmod(rest, jnp.int32(window.size[axis]))
+        start = along_axis(window.positions(axis)[:, 0], axis, window, winner.ndim)
+        position = start + m * window.dilation[axis]
+        index += position * math.prod(window.input_size[axis + 1 :])
+    return index
 
 
-def _max_unpool_bwd(size: tuple[int, ...], argmax: jax.Array, dx: jax.Array) -> Any:
-    return _gather(dx, argmax, size), None  # ⟨scatter(y), dx⟩ = ⟨y, gather(dx)⟩
+def _weakest(dtype: Any, largest: bool) -> float | int:
+    """The number that beats no other, with which the padding is filled."""
+    if jnp.issubdtype(dtype, jnp.floating):
+        return -np.inf if largest else np.inf
+    info = jnp.iinfo(dtype)
+    return int(info.min if largest else info.max)
 
 
-_max_unpool.defvjp(_max_unpool_fwd, _max_unpool_bwd)
+def _is_nan(x: Array) -> Array:
+    return x != x  # for integers too, of which none is
 
 
-def _scatter_sum(y: jax.Array, argmax: jax.Array, size: tuple[int, ...]) -> jax.Array:
-    positions = math.prod(size)
-
-    def one_map(y: jax.Array, index: jax.Array) -> jax.Array:
-        plane = jnp.zeros(positions, accumulator(y.dtype))
-        return plane.at[index].add(y.astype(plane.dtype), mode="drop")
-
-    scatter = jax.vmap(one_map, in_axes=-1, out_axes=-1)
-    *batch, channels = _flat_shape(y, size)
-    for _ in batch[:-1]:
-        scatter = jax.vmap(scatter)
-    x = scatter(y.reshape(*batch, channels), _flat_index(argmax, size))
-    return x.reshape(*batch[:-1], *size, channels).astype(y.dtype)
+# ------------------------------------------------------------------------------------------
+# Backward: the way to it
+# ------------------------------------------------------------------------------------------
 
 
-def _gather(dx: jax.Array, argmax: jax.Array, size: tuple[int, ...]) -> jax.Array:
-    *batch, _, channels = _flat_shape(argmax, size)
-    plane = dx.reshape(*batch, math.prod(size), channels)
-    index = _flat_index(argmax, size)
-    dy = jnp.take_along_axis(plane, index, axis=-2, mode="fill", fill_value=0)
-    return dy.reshape(argmax.shape)
+def _route(dy: Array, winner: Array, window: Window) -> Array:
+    """Gives every window's dy to its winner, summed in at least float32.
+
+    "The error is just assigned to where it comes from ... all the other assigned values of
+    zero" ([J], "Pooling Layer"): dx[i·s + d·m − before] += dy[i] where winner[i] = m.
+    """
+    dy = dy.astype(accumulator(dy.dtype))
+    earlier_taps = window.taps
+    for part in reversed(separated(window)):
+        earlier_taps //= part.taps
+        if earlier_taps == 1:
+            dy = _placed(dy, winner, part, lax.add)
+        else:  # the windows that an entry won agree on where it was found
+            m, earlier_winner = jnp.divmod(winner.astype(jnp.int32), jnp.int32(earlier_taps))
+            dy = _placed(dy, m, part, lax.add)
+            winner = _placed(earlier_winner, m, part, lax.max)
+    return dy
 
 
-def _flat_shape(y: jax.Array, size: tuple[int, ...]) -> tuple[int, ...]:
-    """(*batch, *out_spatial, C) -> (*batch, the product of out_spatial, C)."""
-    split = y.ndim - 1 - len(size)
-    return *y.shape[:split], math.prod(y.shape[split:-1]), y.shape[-1]
+def _placed(entries: Array, winner: Array, window: Window, combine: Callable[..., Array]) -> Array:
+    """Every window's entry at its winner's position; those that meet there are combined."""
+    if tiles.fit(window):
+
+        def won(m: np.ndarray, winner: Array, entries: Array) -> Array:
+            return jnp.where(winner.astype(m.dtype) == m, entries, 0)
+
+        return tiles.combined(window, (winner, entries), won, combine)
+
+    winner = winner.astype(jnp.int32)
+
+    def term(m: Tap) -> Array:
+        return place(jnp.where(winner == row_major(window, m), entries, 0), window, m)
+
+    return reduce_taps(window, term, combine)
 
 
-def _flat_index(argmax: jax.Array, size: tuple[int, ...]) -> jax.Array:
-    """The indices of each plane on one axis, the negative ones moved beyond its end."""
-    index = argmax.astype(jnp.int64 if argmax.dtype.itemsize == 8 else jnp.int32)
-    index = jnp.where(index < 0, math.prod(size), index)  # jnp would count from the end
-    return index.reshape(_flat_shape(argmax, size))
+def _share(dy: Array, x: Array, y: Array, window: Window, largest: bool) -> Array:
+    """Splits every window's dy equally among all that equal its winner y."""
+    wide = accumulator(dy.dtype)
+    wins = _winners(x, y, window, largest)
+    count = reduce_taps(window, lambda m: wins(m).astype(wide), lax.add)
+    portion = dy.astype(wide) / count
+    return reduce_taps(window, lambda m: place(jnp.where(wins(m), portion, 0), window, m), lax.add)
+
+
+def _mean_of_winners(x: Array, y: Array, window: Window, largest: bool) -> Array:
+    """Leaves y as it is, with the derivative that `_share` transposes: the mean over winners.
+
+    What is added is the mean of x − y over the winners, which is zero.
+    """
+    wide = accumulator(y.dtype)
+    wins = _winners(x, y, window, largest)
+    x = spanned(x, window, 0)
+    finite = jnp.isfinite(y)
+
+    def difference(m: Tap) -> Array:
+        return jnp.where(wins(m) & finite, tap(x, window, m) - y, 0).astype(wide)
+
+    count = reduce_taps(window, lambda m: wins(m).astype(wide), lax.add)
+    return y + (reduce_taps(window, difference, lax.add) / count).astype(y.dtype)
+
+
+def _winners(x: Array, y: Array, window: Window, largest: bool) -> Callable[[Tap], Array]:
+    """For each tap, whether it equals its window's winner: exactly, or both are NaN."""
+    x = spanned(x, window, _weakest(x.dtype, largest))
+
+    def wins(m: Tap) -> Array:
+        entry = tap(x, window, m)
+        same = (entry == y) | (_is_nan(entry) & _is_nan(y))
+        return same & stands_on_input(window, m, y.ndim)
+
+    return wins

@@ -9,10 +9,11 @@ operation" ([B], "Backpropagation through Pooling: Summary"). What picks a winne
 import functools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from cnnvjp import _lowering as lowering
 from cnnvjp._checks.arrays import operands
@@ -29,7 +30,7 @@ from cnnvjp._windows.taps import Tap, place, reduce_taps, spanned, tap
 
 
 def sum_pool(
-    x: jax.Array,
+    x: chex.Array,
     window: PerAxis,
     *,
     stride: PerAxis | None = None,
@@ -105,7 +106,7 @@ _sum_pool.defvjp(_sum_pool_fwd, _sum_pool_bwd)
 
 
 def avg_pool(
-    x: jax.Array,
+    x: chex.Array,
     window: PerAxis,
     *,
     stride: PerAxis | None = None,
@@ -167,7 +168,7 @@ def _avg_pool(x, window, count_include_pad):
     return _average(x, window, count_include_pad)
 
 
-def _average(x: jax.Array, window: Window, count_include_pad: bool) -> jax.Array:
+def _average(x: Array, window: Window, count_include_pad: bool) -> Array:
     y = lowering.sum_over_windows(widened(x), window) / _count(window, count_include_pad, x)
     return y.astype(x.dtype)
 
@@ -186,7 +187,7 @@ def _avg_pool_bwd(window, count_include_pad, _, dy):
 _avg_pool.defvjp(_avg_pool_fwd, _avg_pool_bwd)
 
 
-def _count(window: Window, count_include_pad: bool, x: jax.Array) -> np.ndarray:
+def _count(window: Window, count_include_pad: bool, x: Array) -> np.ndarray:
     """Each window's divisor, shaped to go with x or its pooled maps."""
     counts = np.ones((), int)
     for axis in range(window.ndim):
@@ -202,7 +203,7 @@ def _count(window: Window, count_include_pad: bool, x: jax.Array) -> np.ndarray:
 
 
 def lp_pool(
-    x: jax.Array,
+    x: chex.Array,
     window: PerAxis,
     *,
     p: float = 2,
@@ -266,7 +267,7 @@ def _lp_pool(x, window, p):
     return _norm(x, window, p).astype(x.dtype)
 
 
-def _norm(x: jax.Array, window: Window, p: float) -> jax.Array:
+def _norm(x: Array, window: Window, p: float) -> Array:
     """The windows' p-norms in at least float32, ‖x‖ = ‖x / s‖ · s with s = max |x|.
 
     No power can leave the range of its dtype so. The identity holds for any s, which counts
@@ -277,7 +278,7 @@ def _norm(x: jax.Array, window: Window, p: float) -> jax.Array:
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     scale = lax.stop_gradient(scale)
 
-    def power(m: Tap) -> jax.Array:
+    def power(m: Tap) -> Array:
         ratio = tap(x, window, m) / scale
         return ratio * ratio if p == 2 else _power(jnp.abs(ratio), p)
 
@@ -295,7 +296,7 @@ def _lp_pool_bwd(window, p, residuals, dy):
     dy = jnp.where(y == 0, 0, dy.astype(y.dtype))  # nothing passes a window of zeros
     y = jnp.where(y == 0, 1, y)
 
-    def term(m: Tap) -> jax.Array:
+    def term(m: Tap) -> Array:
         ratio = tap(x, window, m) / y
         return place(dy * _signed_power(ratio, p - 1), window, m)  # ∂y/∂x
 
@@ -306,12 +307,12 @@ def _lp_pool_bwd(window, p, residuals, dy):
 _lp_pool.defvjp(_lp_pool_fwd, _lp_pool_bwd)
 
 
-def _power(x: jax.Array, p: float) -> jax.Array:
+def _power(x: Array, p: float) -> Array:
     """x^p for x ≥ 0, with the derivative 0 at 0 even where it would be infinite."""
     return jnp.where(x == 0, 0, jnp.where(x == 0, 1, x) ** p)
 
 
-def _signed_power(x: jax.Array, p: float) -> jax.Array:
+def _signed_power(x: Array, p: float) -> Array:
     """sign(x) · |x|^p, with the derivative 0 at 0 even where it would be infinite."""
     if p == 1:
         return x  # the one power whose derivative at 0 is neither 0 nor infinite
@@ -332,8 +333,8 @@ def _exponent(p: Any) -> float:
 
 
 def weighted_avg_pool(
-    x: jax.Array,
-    weight: jax.Array | float,
+    x: chex.Array,
+    weight: chex.Numeric,
     window: PerAxis,
     *,
     stride: PerAxis | None = None,
@@ -393,7 +394,7 @@ def _weighted_avg_pool(x, weight, window):
     return _weighted(weight, sums).astype(x.dtype)
 
 
-def _weighted(weight: jax.Array, x: jax.Array) -> jax.Array:
+def _weighted(weight: Array, x: Array) -> Array:
     """Multiplies x by a weight that is tied over all axes but the channels."""
     weight = weight.astype(x.dtype)
     return jnp.expand_dims(weight, tuple(range(x.ndim - weight.ndim))) * x

@@ -24,7 +24,8 @@ from numpy.testing import assert_array_equal
 
 from cnnvjp._windows import tiles
 from cnnvjp._windows.geometry import make_window
-from cnnvjp.max_pooling import max_pool, max_unpool, min_pool
+from cnnvjp.max_pooling import max_pool, min_pool
+from cnnvjp.max_unpooling import max_unpool
 from cnnvjp.sum_pooling import avg_pool, lp_pool, sum_pool, weighted_avg_pool
 
 # ------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from cnnvjp._types import FLOATS, is_integer, unify_varying
 
 def operands(
     *, integers: bool = False, optional: tuple[str, ...] = (), **arrays: Any
-) -> tuple[Any, ...]:
+) -> tuple[jax.Array, ...]:
     """The array arguments of one call, checked and made alike.
 
     They must be real and share a dtype. A Python number takes the dtype of the first array,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -136,3 +137,34 @@ def place(dy: jax.Array, window: Window, m: Tap) -> jax.Array:
         spatial = dx.ndim - 1 - window.ndim + axis
         dx = lax.dynamic_slice_in_dim(dx, start, window.input_size[axis], spatial)
     return dx
+
+
+def stands_on_input(window: Window, m: Tap, ndim: int) -> jax.Array:
+    """Which windows have tap m on the input, not on the padding, for arrays of `ndim` axes."""
+    result = jnp.bool_(True)
+    for axis in range(window.ndim):
+        start = along_axis(window.positions(axis)[:, 0], axis, window, ndim)
+        position = start + window.dilation[axis] * m[axis]
+        result = result & (position >= 0) & (position < window.input_size[axis])
+    return result
+
+
+def enters_input(window: Window, m: Tap, ndim: int) -> jax.Array | None:
+    """For which windows tap m is the first that stands on the input, not on the padding.
+
+    None if there is no padding.
+    """
+    if all(edge <= 0 for edges in window.span for edge in edges):
+        return None
+    result = jnp.bool_(True)
+    for axis in range(window.ndim):
+        first = window.inside(axis).argmax(axis=1)
+        result = result & (along_axis(first, axis, window, ndim) == m[axis])
+    return result
+
+
+def along_axis(entries: np.ndarray, axis: int, window: Window, ndim: int) -> jax.Array:
+    """One int32 per window along a spatial axis, shaped to go with an array of `ndim` axes."""
+    shape = [1] * ndim
+    shape[ndim - 1 - window.ndim + axis] = len(entries)
+    return jnp.asarray(entries.reshape(shape), jnp.int32)

@@ -20,7 +20,7 @@ from cnnvjp.sum_pooling import sum_pool
 
 Served = Callable[..., jax.Array]
 
-_POOLS = {"max": max_pool, "min": min_pool, "add": sum_pool}
+_POOLS: dict[str, Callable[..., jax.Array]] = {"max": max_pool, "min": min_pool, "add": sum_pool}
 _IDENTITIES = {"max": -np.inf, "min": np.inf, "add": 0.0}
 
 
