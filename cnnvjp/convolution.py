@@ -259,8 +259,8 @@ def _conv_transpose_fwd(y, w, window, options):
 
 def _conv_transpose_bwd(window, options, residuals, dx):
     y, w = residuals
-    dy = _c(dx, w, window, options, primal_type(y))  # ⟨h(y, w), dx⟩ = ⟨y, c(dx, w)⟩
-    dw = _g(dx, y, window, options, primal_type(w))  # ⟨h(y, w), dx⟩ = ⟨w, g(dx, y)⟩
+    dy = _c(dx, w, window, options, primal_type(y))  # [GBC] 9.8: ⟨h(y, w), dx⟩ = ⟨y, c(dx, w)⟩
+    dw = _g(dx, y, window, options, primal_type(w))  # [GBC] 9.11: ⟨h(y, w), dx⟩ = ⟨w, g(dx, y)⟩
     return dy, dw
 
 
@@ -365,8 +365,8 @@ def _conv_kernel_grad_fwd(x, dy, window, options):
 
 def _conv_kernel_grad_bwd(window, options, residuals, v):
     x, dy = residuals
-    dx = _h(dy, v, window, options, primal_type(x))  # ⟨g(x, dy), v⟩ = ⟨x, h(dy, v)⟩
-    ddy = _c(x, v, window, options, primal_type(dy))  # ⟨g(x, dy), v⟩ = ⟨dy, c(x, v)⟩
+    dx = _h(dy, v, window, options, primal_type(x))  # [GBC] 9.13: ⟨g(x, dy), v⟩ = ⟨x, h(dy, v)⟩
+    ddy = _c(x, v, window, options, primal_type(dy))  # [GBC] 9.8: ⟨g(x, dy), v⟩ = ⟨dy, c(x, v)⟩
     return dx, ddy
 
 

@@ -179,8 +179,8 @@ def _avg_pool_fwd(x, window, count_include_pad):
 
 def _avg_pool_bwd(window, count_include_pad, _, dy):
     # "The error is multiplied by 1/(N × N) and assigned to the whole pooling block" ([J]).
-    portion = dy.astype(accumulator(dy.dtype)) / _count(window, count_include_pad, dy)
-    dx = lowering.spread_over_windows(portion, window)
+    portion = widened(dy) / _count(window, count_include_pad, dy)
+    dx = lowering.spread_over_windows(portion, window)  # [B], "Backward Pass: Mean-Pooling"
     return (dx.astype(dy.dtype),)
 
 
@@ -273,7 +273,7 @@ def _norm(x: Array, window: Window, p: float) -> Array:
     No power can leave the range of its dtype so. The identity holds for any s, which counts
     as a constant in derivatives.
     """
-    x = spanned(x.astype(accumulator(x.dtype)), window, 0)
+    x = spanned(widened(x), window, 0)
     largest = reduce_taps(window, lambda m: jnp.abs(tap(x, window, m)), lax.max)
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     scale = lax.stop_gradient(scale)
@@ -298,7 +298,8 @@ def _lp_pool_bwd(window, p, residuals, dy):
 
     def term(m: Tap) -> Array:
         ratio = tap(x, window, m) / y
-        return place(dy * _signed_power(ratio, p - 1), window, m)  # ∂y/∂x
+        # [J], L2-norm pooling, for any p: ∂y/∂x = sign(x) |x / y|^(p−1).
+        return place(dy * _signed_power(ratio, p - 1), window, m)
 
     dx = reduce_taps(window, term, lax.add)
     return (dx.astype(residuals[0].dtype),)

@@ -4,6 +4,23 @@ XLA:CPU expands it to a dense convolution whose kernel is almost all zeros. Noth
 over channels, so here it is elementwise work instead: one multiply-add of whole arrays for each
 tap, vectorised over the channels, which lie together in memory. XLA fuses the taps into one
 loop, so that x is read and y written once.
+
+An image is not padded: a padded copy takes as long as the sums. It is read as one *line* of
+pixels, row after row, on which the *pitch* is the distance of two rows of outputs (the stride
+times the image's width) and every tap is a *shift*: the same row of outputs, from another place
+on. Here is row 2 of the outputs of a 3 × 3 kernel with padding 1:
+
+    a b c d e            a b c d e f g h i j k l m n o p q r s t u v w x y
+    f g h i j            0         5         10        15        20
+    k l m n o
+    p q r s t            tap (0, 0), from  4: [e] f g h i     tap (0, 1), from  5: f g h i j
+    u v w x y            tap (1, 0), from  9: [j] k l m n     tap (1, 1), from 10: k l m n o
+                         tap (2, 0), from 14: [o] p q r s     tap (2, 1), from 15: p q r s t
+                         …                                    tap (2, 2), from 16: q r s t [u]
+
+What stands in brackets is the neighbouring row's pixel, where the padding should be: it is
+masked (`_met`), or left out of a sum. The taps of rows 0, 1, 3 and 4 reach beyond the line's
+ends: these are computed from a padded piece of it, or added one by one.
 """
 
 import functools
@@ -89,11 +106,7 @@ def _of_images(x: jax.Array, w: jax.Array | None, window: Window) -> jax.Array:
 
 
 def _rows_of_images(x: jax.Array, w: jax.Array | None, window: Window, whole: range) -> jax.Array:
-    """As `_of_images`, without a padded copy of x, which would take as long as the sums.
-
-    An image is read as one line of pixels, along which each tap is a shift. Where a shift runs
-    over the end of a row, what it meets is masked; rows that the line does not reach around
-    are taken from a padded piece of it.
+    """As `_of_images`, for images read as lines: rows whose taps lie on the line, then the others.
 
     Args:
         x: images.
@@ -141,7 +154,7 @@ def _met(window: Window, m: int) -> jax.Array | None:
 
 
 def _whole_rows(window: Window) -> range:
-    """The rows of outputs all of whose taps, from the row's start to the pitch's end, lie in x.
+    """The rows of outputs all of whose taps lie on the line, for as long as the pitch.
 
     None if a row of outputs is longer than the pitch.
     """
