@@ -76,7 +76,7 @@ def same(kernel: int, **options: Any) -> dict[str, Any]:
 
 D64, D240 = same(3, groups=64), same(5, groups=240)
 G32 = same(3, groups=32)
-S1, DILATED, ANTIALIAS = {"stride": 1}, {"dilation": 2}, {"antialias": True}
+S1, DILATED, FINE = {"stride": 1}, {"dilation": 2}, {"antialias": True}
 
 ROWS = (
     Row(CPU, "_MOST_TAPS", 0, (8, 28, 28, 64), (11, 11), 64, FORWARD, same(11, groups=64)),
@@ -123,7 +123,7 @@ ROWS = (
     Row(TAPS, "_TOGETHER", 8, (8, 56, 56, 64), (3, 3), 0, BOTH, S1, "max_pool"),
     Row(TAPS, "_UNROLLED", 16, (8, 56, 56, 64), (4, 8), 0, BOTH, DILATED, "sum_pool"),
     Row(TILES, "_MOST_TERMS", 0, (8, 56, 56, 64), (3, 3), 0, BOTH, {"stride": 2}, "max_pool"),
-    Row(MATRICES, "_LONGEST_WRITTEN_OUT", 64, (8, 224, 224, 3), (28, 28), 0, BOTH, ANTIALIAS, "resize"),
+    Row(MATRICES, "_LONGEST_WRITTEN_OUT", 64, (8, 224, 224, 3), (28, 28), 0, BOTH, FINE, "resize"),
 )  # fmt: skip
 
 
