@@ -5,6 +5,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jax
@@ -282,6 +283,15 @@ def test_the_reference_builds(tmp_path):
     assert 'id="load_run"' in (tmp_path / "cnnvjp" / "training.html").read_text()
     page = (tmp_path / "cnnvjp" / "interop.html").read_text()
     assert [name for name in interop.__all__ if f'id="{name}"' not in page] == []
+
+
+def test_there_is_one_version_number():
+    """pyproject.toml takes it from the package, and CITATION.cff repeats it."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    assert "version" not in project["project"]
+    assert project["tool"]["hatch"]["version"]["path"] == "cnnvjp/__init__.py"
+    citation = (PACKAGE.parent / "CITATION.cff").read_text()
+    assert re.findall(r"^version: (.*)$", citation, re.M) == [cnnvjp.__version__]
 
 
 def test_readme_links_lead_somewhere():

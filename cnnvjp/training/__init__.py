@@ -1,7 +1,7 @@
 """Training runs: data sets, the loop, checkpoints, evaluation and export of the library's networks.
 
-`cnnvjp.train` is a training step, for a loop of your own; this subpackage is the loop that
-`scripts/train.py` and `python -m cnnvjp.training` run, from the data to a folder of results:
+`cnnvjp.train` holds training steps, for a loop of your own; this subpackage holds runs: what
+`scripts/train.py` and `python -m cnnvjp.training` do, from a data set to a folder of results.
 
 ```python
 from pathlib import Path

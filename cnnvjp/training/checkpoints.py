@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import chex
 import jax
 import orbax.checkpoint as ocp
+from chex import ArrayTree
 
 from cnnvjp.training.files import only_errors_logged
 
@@ -69,8 +69,8 @@ class Checkpoints:
         self,
         update: int,
         best: int,
-        model: chex.ArrayTree,
-        optimizer: chex.ArrayTree,
+        model: ArrayTree,
+        optimizer: ArrayTree,
         progress: dict[str, Any],
     ) -> None:
         """Saves a checkpoint, in the background, and then removes those that aren't kept.
@@ -92,7 +92,7 @@ class Checkpoints:
         self._empty()
         self._manager.save(update, args=items, force=True)
 
-    def restore(self, update: int, **like: chex.ArrayTree) -> dict[str, Any]:
+    def restore(self, update: int, **like: ArrayTree) -> dict[str, Any]:
         """Restores items of a checkpoint.
 
         Args:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,8 +31,8 @@ class Run(NamedTuple):
     config: Config
     about: dict[str, Any]
     task: Task
-    params: chex.ArrayTree
-    state: chex.ArrayTree
+    params: Any  # trees of arrays, by a structure that the model alone knows
+    state: Any
     update: int
     history: list[dict[str, float]]
 
