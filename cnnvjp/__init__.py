@@ -16,25 +16,25 @@ by itself, draws what the rules do; `cnnvjp.interop` takes them into Flax, Equin
 
 from cnnvjp import equations, interop, models, train
 from cnnvjp.activations import elu, hard_swish, leaky_relu, prelu, relu, relu6
-from cnnvjp.affine import add_bias, dense, flatten, scale, unflatten
-from cnnvjp.batch_normalization import batch_norm, batch_norm_inference
-from cnnvjp.convolution import conv, conv_kernel_grad, conv_transpose
-from cnnvjp.drop_in import conv_general_dilated
-from cnnvjp.global_pooling import (
+from cnnvjp.adaptive_pooling import (
     adaptive_avg_pool,
     adaptive_max_pool,
     global_avg_pool,
     global_max_pool,
 )
+from cnnvjp.affine import add_bias, dense, flatten, scale, unflatten
+from cnnvjp.batch_normalization import batch_norm, batch_norm_inference
+from cnnvjp.convolution import conv, conv_kernel_grad, conv_transpose
 from cnnvjp.losses import half_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
+from cnnvjp.max_pooling import max_pool, min_pool
+from cnnvjp.max_unpooling import max_unpool
 from cnnvjp.model import Model
 from cnnvjp.normalization import group_norm, layer_norm, standardize
 from cnnvjp.padding import pad
-from cnnvjp.pooling import max_pool, max_unpool, min_pool
 from cnnvjp.regularization import dropout, l2_penalty
 from cnnvjp.resampling import downsample, pixel_shuffle, pixel_unshuffle, repeat, upsample
 from cnnvjp.resizing import resize
-from cnnvjp.rewriting import explicit
+from cnnvjp.rewriting import conv_general_dilated, explicit
 from cnnvjp.smooth_activations import gelu, sigmoid, silu, softplus, tanh
 from cnnvjp.softmax_activations import log_softmax, softmax
 from cnnvjp.sum_pooling import avg_pool, lp_pool, sum_pool, weighted_avg_pool

@@ -16,9 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnvjp._arguments import number_option, operands, widened
-from cnnvjp._broadcasting import broadcast_to, sum_shared
-from cnnvjp._rules import call
+from cnnvjp._checks.arrays import operands
+from cnnvjp._checks.compiled import call
+from cnnvjp._checks.options import number_option
+from cnnvjp._types import widened
+from cnnvjp._windows.axes import broadcast_to, sum_shared
 
 # ------------------------------------------------------------------------------------------
 # relu

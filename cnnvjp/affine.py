@@ -11,19 +11,13 @@ from typing import Any
 
 import jax
 
-from cnnvjp._arguments import (
-    ArrayType,
-    accumulator,
-    choice_option,
-    hashable_precision,
-    operands,
-    primal_type,
-    unify_varying,
-)
-from cnnvjp._broadcasting import broadcast_to, check_suffix, sum_shared
-from cnnvjp._geometry import is_sequence, per_axis, spatial_rank, spatial_size
-from cnnvjp._lowering import contract
-from cnnvjp._rules import call
+from cnnvjp import _lowering as lowering
+from cnnvjp._checks.arrays import check_suffix, operands
+from cnnvjp._checks.compiled import call
+from cnnvjp._checks.options import choice_option, hashable_precision
+from cnnvjp._types import ArrayType, accumulator, primal_type, unify_varying
+from cnnvjp._windows.axes import broadcast_to, sum_shared
+from cnnvjp._windows.spatial import is_sequence, per_axis, spatial_rank, spatial_size
 
 _ORDERS = ("row", "column")
 
@@ -198,18 +192,18 @@ def dense(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _dense(x: jax.Array, w: jax.Array, precision: Any) -> jax.Array:
-    return contract(x, w, ((x.ndim - 1,), (0,)), precision, ArrayType(x.dtype))
+    return lowering.contract(x, w, ((x.ndim - 1,), (0,)), precision, ArrayType(x.dtype))
 
 
 def _dense_fwd(x: jax.Array, w: jax.Array, precision: Any) -> Any:
-    return contract(x, w, ((x.ndim - 1,), (0,)), precision, ArrayType(x.dtype)), (x, w)
+    return lowering.contract(x, w, ((x.ndim - 1,), (0,)), precision, ArrayType(x.dtype)), (x, w)
 
 
 def _dense_bwd(precision: Any, residuals: Any, dy: jax.Array) -> Any:
     x, w = residuals
     batch = tuple(range(x.ndim - 1))
-    dx = contract(dy, w, ((dy.ndim - 1,), (1,)), precision, primal_type(x))  # dy wᵀ
-    dw = contract(x, dy, (batch, batch), precision, primal_type(w))  # xᵀ dy
+    dx = lowering.contract(dy, w, ((dy.ndim - 1,), (1,)), precision, primal_type(x))  # dy wᵀ
+    dw = lowering.contract(x, dy, (batch, batch), precision, primal_type(w))  # xᵀ dy
     return dx, dw
 
 

@@ -13,16 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnvjp._arguments import (
-    accumulator,
-    number_option,
-    operands,
-    primal_type,
-    unify_varying,
-    widened,
-)
-from cnnvjp._broadcasting import broadcast_to
-from cnnvjp._rules import call
+from cnnvjp._checks.arrays import operands
+from cnnvjp._checks.compiled import call
+from cnnvjp._checks.options import number_option
+from cnnvjp._types import accumulator, primal_type, unify_varying, widened
+from cnnvjp._windows.axes import broadcast_to
 from cnnvjp.normalization import check_channels, normalized, per_channel, scaled, through_moments
 
 Axes = tuple[Hashable, ...]

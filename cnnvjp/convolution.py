@@ -14,15 +14,16 @@ so the gradient of any of them with respect to one argument is one of the other 
 """
 
 import functools
-from typing import Any
 
+import chex
 import jax
-from jax import lax
+from jax import Array
+from jax.typing import DTypeLike
 
-from cnnvjp import _cpu as cpu
 from cnnvjp import _lowering as lowering
-from cnnvjp._arguments import ArrayType, operands, primal_type, summed_type
-from cnnvjp._convolution_options import (
+from cnnvjp._checks.arrays import operands
+from cnnvjp._checks.compiled import call
+from cnnvjp._checks.convolution import (
     Options,
     check_bias,
     check_channels,
@@ -31,19 +32,12 @@ from cnnvjp._convolution_options import (
     kernel_ndim,
     make_options,
     on_one_batch_axis,
-    positive_int,
 )
-from cnnvjp._geometry import (
-    Padding,
-    PerAxis,
-    Window,
-    forward_input_size,
-    make_window,
-    per_axis,
-    spatial_rank,
-    spatial_size,
-)
-from cnnvjp._rules import call
+from cnnvjp._checks.options import positive_int
+from cnnvjp._types import ArrayType, Padding, PerAxis, Precision, primal_type, summed_type
+from cnnvjp._windows.axes import rot180
+from cnnvjp._windows.geometry import Window, forward_input_size, make_window
+from cnnvjp._windows.spatial import per_axis, spatial_rank, spatial_size
 from cnnvjp.affine import bias_added
 
 # ------------------------------------------------------------------------------------------
@@ -51,28 +45,13 @@ from cnnvjp.affine import bias_added
 # ------------------------------------------------------------------------------------------
 
 
-def _c(x: jax.Array, w: jax.Array, window: Window, options: Options, out: ArrayType) -> jax.Array:
+def _c(x: Array, w: Array, window: Window, options: Options, out: ArrayType) -> Array:
     """[GBC] 9.8, [H] 8.20: y[i] = Σ over m of x[i·s + d·m] w[m], channels summed."""
-
-    def plain(x: jax.Array, w: jax.Array) -> jax.Array:
-        return lowering.correlate(
-            x,
-            w,
-            stride=window.stride,
-            padding=window.padding,
-            upsampling=(1,) * window.ndim,
-            dilation=window.dilation,
-            groups=options.groups,
-            precision=options.precision,
-            out=out,
-        )
-
-    w = _rot180(w) if options.flip_kernel else w
-    on_cpu = cpu.correlation(x, w, window, options.groups, options.precision)
-    return lowering.fastest(plain, on_cpu, x, w, out)
+    w = rot180(w) if options.flip_kernel else w
+    return lowering.correlate(x, w, window, options.groups, options.precision, out)
 
 
-def _h(dy: jax.Array, w: jax.Array, window: Window, options: Options, out: ArrayType) -> jax.Array:
+def _h(dy: Array, w: Array, window: Window, options: Options, out: ArrayType) -> Array:
     """[GBC] 9.13: dx[j] = Σ over i·s + d·m = j of dy[i] w[m], output channels summed.
 
     The rotated kernel slides over dy ([J] 20, [H] 8.44), which was upsampled by the stride
@@ -80,52 +59,17 @@ def _h(dy: jax.Array, w: jax.Array, window: Window, options: Options, out: Array
     size ([GBC] on the size that the transpose must be told); its channels trade places ([B],
     "Multi-Channel Convolution": filter W†_c collects channel c of every forward filter).
     """
-
-    def plain(dy: jax.Array, w: jax.Array) -> jax.Array:
-        return lowering.correlate(
-            dy,
-            lowering.exchange_group_channels(_rot180(w), options.groups),
-            stride=(1,) * window.ndim,
-            padding=window.transposed_padding,
-            upsampling=window.stride,
-            dilation=window.dilation,
-            groups=options.groups,
-            exchange_channels=options.groups == 1,
-            precision=options.precision,
-            out=out,
-        )
-
-    w = _rot180(w) if options.flip_kernel else w
-    on_cpu = cpu.input_gradient(dy, w, window, options.groups, options.precision)
-    return lowering.fastest(plain, on_cpu, dy, w, out)
+    w = rot180(w) if options.flip_kernel else w
+    return lowering.input_gradient(dy, w, window, options.groups, options.precision, out)
 
 
-def _g(x: jax.Array, dy: jax.Array, window: Window, options: Options, out: ArrayType) -> jax.Array:
+def _g(x: Array, dy: Array, window: Window, options: Options, out: ArrayType) -> Array:
     """[GBC] 9.11, [J] 13, [H] 8.47: dw[m] = Σ over i of x[i·s + d·m] dy[i], batch summed.
 
     dy slides over x like a kernel whose taps are s apart, in steps of d.
     """
-
-    def plain(x: jax.Array, dy: jax.Array) -> jax.Array:
-        return lowering.correlate_batches(
-            x,
-            dy,
-            stride=window.dilation,
-            padding=window.span,
-            dilation=window.stride,
-            groups=options.groups,
-            precision=options.precision,
-            out=out,
-        )
-
-    on_cpu = cpu.kernel_gradient(x, dy, window, options.groups, options.precision)
-    dw = lowering.fastest(plain, on_cpu, x, dy, out)
-    return _rot180(dw) if options.flip_kernel else dw
-
-
-def _rot180(w: jax.Array) -> jax.Array:
-    """The kernel rotated by half a turn: every spatial axis reversed."""
-    return lax.rev(w, range(w.ndim - 2))
+    dw = lowering.kernel_gradient(x, dy, window, options.groups, options.precision, out)
+    return rot180(dw) if options.flip_kernel else dw
 
 
 # ------------------------------------------------------------------------------------------
@@ -134,17 +78,17 @@ def _rot180(w: jax.Array) -> jax.Array:
 
 
 def conv(
-    x: jax.Array,
-    w: jax.Array,
-    b: jax.Array | None = None,
+    x: chex.Array,
+    w: chex.Array,
+    b: chex.Array | None = None,
     *,
     stride: PerAxis = 1,
     padding: Padding = "VALID",
     dilation: PerAxis = 1,
     groups: int = 1,
     flip_kernel: bool = False,
-    precision: Any = None,
-    preferred_element_type: Any = None,
+    precision: Precision = None,
+    preferred_element_type: DTypeLike | None = None,
 ) -> jax.Array:
     """Convolves images with a kernel, as a cross-correlation unless `flip_kernel`.
 
@@ -203,15 +147,15 @@ def conv(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv(x: jax.Array, w: jax.Array, window: Window, options: Options) -> jax.Array:
+def _conv(x, w, window, options):
     return _c(x, w, window, options, ArrayType(options.dtype))
 
 
-def _conv_fwd(x: jax.Array, w: jax.Array, window: Window, options: Options) -> Any:
+def _conv_fwd(x, w, window, options):
     return _c(x, w, window, options, ArrayType(options.dtype)), (x, w)
 
 
-def _conv_bwd(window: Window, options: Options, residuals: Any, dy: jax.Array) -> Any:
+def _conv_bwd(window, options, residuals, dy):
     x, w = residuals
     dx = _h(dy, w, window, options, primal_type(x))  # [GBC] 9.13
     dw = _g(x, dy, window, options, primal_type(w))  # [GBC] 9.11
@@ -227,9 +171,9 @@ _conv.defvjp(_conv_fwd, _conv_bwd)
 
 
 def conv_transpose(
-    y: jax.Array,
-    w: jax.Array,
-    b: jax.Array | None = None,
+    y: chex.Array,
+    w: chex.Array,
+    b: chex.Array | None = None,
     *,
     stride: PerAxis = 1,
     padding: Padding = "VALID",
@@ -237,8 +181,8 @@ def conv_transpose(
     groups: int = 1,
     output_size: PerAxis | None = None,
     flip_kernel: bool = False,
-    precision: Any = None,
-    preferred_element_type: Any = None,
+    precision: Precision = None,
+    preferred_element_type: DTypeLike | None = None,
 ) -> jax.Array:
     """The transpose of `conv`: maps what has the shape of its output back to its input's.
 
@@ -305,18 +249,18 @@ def conv_transpose(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv_transpose(y: jax.Array, w: jax.Array, window: Window, options: Options) -> jax.Array:
+def _conv_transpose(y, w, window, options):
     return _h(y, w, window, options, ArrayType(options.dtype))
 
 
-def _conv_transpose_fwd(y: jax.Array, w: jax.Array, window: Window, options: Options) -> Any:
+def _conv_transpose_fwd(y, w, window, options):
     return _h(y, w, window, options, ArrayType(options.dtype)), (y, w)
 
 
-def _conv_transpose_bwd(window: Window, options: Options, residuals: Any, dx: jax.Array) -> Any:
+def _conv_transpose_bwd(window, options, residuals, dx):
     y, w = residuals
-    dy = _c(dx, w, window, options, primal_type(y))  # ⟨h(y, w), dx⟩ = ⟨y, c(dx, w)⟩
-    dw = _g(dx, y, window, options, primal_type(w))  # ⟨h(y, w), dx⟩ = ⟨w, g(dx, y)⟩
+    dy = _c(dx, w, window, options, primal_type(y))  # [GBC] 9.8: ⟨h(y, w), dx⟩ = ⟨y, c(dx, w)⟩
+    dw = _g(dx, y, window, options, primal_type(w))  # [GBC] 9.11: ⟨h(y, w), dx⟩ = ⟨w, g(dx, y)⟩
     return dy, dw
 
 
@@ -329,8 +273,8 @@ _conv_transpose.defvjp(_conv_transpose_fwd, _conv_transpose_bwd)
 
 
 def conv_kernel_grad(
-    x: jax.Array,
-    dy: jax.Array,
+    x: chex.Array,
+    dy: chex.Array,
     kernel_size: PerAxis,
     *,
     stride: PerAxis = 1,
@@ -338,8 +282,8 @@ def conv_kernel_grad(
     dilation: PerAxis = 1,
     groups: int = 1,
     flip_kernel: bool = False,
-    precision: Any = None,
-    preferred_element_type: Any = None,
+    precision: Precision = None,
+    preferred_element_type: DTypeLike | None = None,
     spatial_ndim: int | None = None,
 ) -> jax.Array:
     """The gradient of `conv` with respect to its kernel, as an operation of its own.
@@ -411,18 +355,18 @@ def conv_kernel_grad(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, options: Options) -> jax.Array:
+def _conv_kernel_grad(x, dy, window, options):
     return _g(x, dy, window, options, summed_type(options.dtype, x, x.ndim))
 
 
-def _conv_kernel_grad_fwd(x: jax.Array, dy: jax.Array, window: Window, options: Options) -> Any:
+def _conv_kernel_grad_fwd(x, dy, window, options):
     return _g(x, dy, window, options, summed_type(options.dtype, x, x.ndim)), (x, dy)
 
 
-def _conv_kernel_grad_bwd(window: Window, options: Options, residuals: Any, v: jax.Array) -> Any:
+def _conv_kernel_grad_bwd(window, options, residuals, v):
     x, dy = residuals
-    dx = _h(dy, v, window, options, primal_type(x))  # ⟨g(x, dy), v⟩ = ⟨x, h(dy, v)⟩
-    ddy = _c(x, v, window, options, primal_type(dy))  # ⟨g(x, dy), v⟩ = ⟨dy, c(x, v)⟩
+    dx = _h(dy, v, window, options, primal_type(x))  # [GBC] 9.13: ⟨g(x, dy), v⟩ = ⟨x, h(dy, v)⟩
+    ddy = _c(x, v, window, options, primal_type(dy))  # [GBC] 9.8: ⟨g(x, dy), v⟩ = ⟨dy, c(x, v)⟩
     return dx, ddy
 
 

@@ -12,16 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnvjp._arguments import (
-    axes_option,
-    integer_operand,
-    is_integer,
-    number_operand,
-    operands,
-    unify_varying,
-    widened,
-)
-from cnnvjp._rules import call
+from cnnvjp._checks.arrays import integer_operand, number_operand, operands
+from cnnvjp._checks.compiled import call
+from cnnvjp._checks.options import axes_option
+from cnnvjp._types import is_integer, unify_varying, widened
 
 # ------------------------------------------------------------------------------------------
 # half_squared_error

@@ -23,11 +23,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnvjp._arguments import number_option, operands, widened
-from cnnvjp._broadcasting import broadcast_to, check_suffix, sum_shared
-from cnnvjp._convolution_options import positive_int
-from cnnvjp._geometry import spatial_rank, spatial_size
-from cnnvjp._rules import call
+from cnnvjp._checks.arrays import check_suffix, operands
+from cnnvjp._checks.compiled import call
+from cnnvjp._checks.options import number_option, positive_int
+from cnnvjp._types import widened
+from cnnvjp._windows.axes import broadcast_to, sum_shared
+from cnnvjp._windows.spatial import spatial_rank, spatial_size
 
 
 def normalized(x: jax.Array, mean: jax.Array, rstd: jax.Array) -> jax.Array:

@@ -7,10 +7,12 @@ import jax
 import numpy as np
 from jax import lax
 
-from cnnvjp._arguments import choice_option, operands
-from cnnvjp._geometry import Padding, Pair, numeric_padding, occupied_size, spatial_rank
-from cnnvjp._rules import call
-from cnnvjp._sparse import SparseMatrix, along_axes, transposes
+from cnnvjp._checks.arrays import operands
+from cnnvjp._checks.compiled import call
+from cnnvjp._checks.options import choice_option
+from cnnvjp._types import Padding, Pair
+from cnnvjp._windows.matrices import SparseMatrix, along_axes, transposes
+from cnnvjp._windows.spatial import numeric_padding, occupied_size, spatial_rank
 
 _MODES = ("constant", "reflect", "edge", "circular")
 

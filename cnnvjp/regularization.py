@@ -8,17 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnvjp._arguments import (
-    accumulator,
-    axes_option,
-    key_operand,
-    number_option,
-    operands,
-    unify_varying,
-    widened,
-    wider,
-)
-from cnnvjp._rules import call
+from cnnvjp._checks.arrays import key_operand, operands
+from cnnvjp._checks.compiled import call
+from cnnvjp._checks.options import axes_option, number_option
+from cnnvjp._types import accumulator, unify_varying, widened, wider
 
 # ------------------------------------------------------------------------------------------
 # dropout

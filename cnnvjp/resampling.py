@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnvjp._arguments import operands, widened
-from cnnvjp._blocks import merge_axes, merge_blocks, split_axis, split_blocks
-from cnnvjp._geometry import PerAxis, occupied_size, per_axis, spatial_rank
-from cnnvjp._rules import call
+from cnnvjp._checks.arrays import operands
+from cnnvjp._checks.compiled import call
+from cnnvjp._types import PerAxis, widened
+from cnnvjp._windows.axes import merge_axes, merge_cells, pad_spatial, split_axis, split_cells
+from cnnvjp._windows.spatial import occupied_size, per_axis, spatial_rank
 
 # ------------------------------------------------------------------------------------------
 # downsample
@@ -104,8 +105,7 @@ def _spread(
         (before, n - before - (o - 1) * f - 1, f - 1)
         for o, f, before, n in zip(x.shape[first:-1], factor, offset, size, strict=True)
     ]
-    zero = lax.full_like(x, 0, shape=())
-    return lax.pad(x, zero, [(0, 0, 0)] * first + edges + [(0, 0, 0)])
+    return pad_spatial(x, edges)
 
 
 # ------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def _repeat_fwd(x: jax.Array, factor: tuple[int, ...]) -> Any:
 
 
 def _repeat_bwd(factor: tuple[int, ...], _: Any, dy: jax.Array) -> Any:
-    blocks = split_blocks(widened(dy), factor)  # (..., *spatial, *factor, C)
+    blocks = split_cells(widened(dy), factor)  # (..., *spatial, *factor, C)
     dx = jnp.sum(blocks, axis=range(-1 - len(factor), -1)).astype(dy.dtype)  # ⊞, [H] 8.22
     return (dx,)
 
@@ -258,7 +258,7 @@ def _copied(x: jax.Array, factor: tuple[int, ...]) -> jax.Array:
     ndim = len(factor)
     pixels = jnp.expand_dims(x, tuple(range(x.ndim - 1, x.ndim - 1 + ndim)))
     blocks = jnp.broadcast_to(pixels, (*x.shape[:-1], *factor, x.shape[-1]))
-    return merge_blocks(blocks, ndim)
+    return merge_cells(blocks, ndim)
 
 
 # ------------------------------------------------------------------------------------------
@@ -376,10 +376,10 @@ _pixel_unshuffle.defvjp(_pixel_unshuffle_fwd, _pixel_unshuffle_bwd)
 def _channels_to_pixels(x: jax.Array, factor: tuple[int, ...]) -> jax.Array:
     channels = x.ndim - 1
     blocks = split_axis(x, channels, (x.shape[-1] // math.prod(factor), *factor))
-    return merge_blocks(jnp.moveaxis(blocks, channels, -1), len(factor))
+    return merge_cells(jnp.moveaxis(blocks, channels, -1), len(factor))
 
 
 def _pixels_to_channels(x: jax.Array, factor: tuple[int, ...]) -> jax.Array:
-    blocks = split_blocks(x, factor)  # (..., *spatial, *factor, C)
+    blocks = split_cells(x, factor)  # (..., *spatial, *factor, C)
     channels = x.ndim - 1
     return merge_axes(jnp.moveaxis(blocks, -1, channels), channels, 1 + len(factor))

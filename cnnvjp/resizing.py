@@ -1,19 +1,39 @@
 """Resizing: images at another size, by copying, linear or cubic interpolation."""
 
+import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
+import numpy as np
 
-from cnnvjp._arguments import choice_option, flag_option, operands
-from cnnvjp._geometry import PerAxis, occupied_size, per_axis, spatial_rank
-from cnnvjp._interpolation import COPYING_METHODS, METHODS, Interpolation, interpolation_matrix
-from cnnvjp._rules import call
-from cnnvjp._sparse import SparseMatrix, along_axes, transposes
+from cnnvjp._checks.arrays import operands
+from cnnvjp._checks.compiled import call
+from cnnvjp._checks.options import choice_option, flag_option
+from cnnvjp._types import PerAxis
+from cnnvjp._windows.matrices import SparseMatrix, along_axes, transposes
+from cnnvjp._windows.spatial import occupied_size, per_axis, spatial_rank
 
-# ------------------------------------------------------------------------------------------
-# resize
-# ------------------------------------------------------------------------------------------
+_METHODS = ("nearest", "nearest-exact", "linear", "cubic")
+
+
+_COPYING_METHODS = ("nearest", "nearest-exact")
+
+
+@dataclasses.dataclass(frozen=True)
+class Interpolation:
+    """How `resize` finds a value between pixels.
+
+    Attributes:
+        method: one of `_METHODS`.
+        align_corners: whether the first and last pixels' centres keep their places.
+        antialias: whether kernels widen as images shrink.
+    """
+
+    method: str
+    align_corners: bool
+    antialias: bool
 
 
 def resize(
@@ -72,7 +92,7 @@ def resize(
     Source: a linear map as the matrix of [H] 8.12; PyTorch's `torch.nn.functional.interpolate`.
     """
     interpolation = _check_method(method, align_corners, antialias)
-    (x,) = operands(integers=method in COPYING_METHODS, x=x)
+    (x,) = operands(integers=method in _COPYING_METHODS, x=x)
     ndim = spatial_rank(spatial_ndim, size=size)
     new_size = per_axis("size", size, ndim)
     return call(_resize, x, occupied_size(x.shape, ndim), new_size, interpolation)
@@ -104,15 +124,15 @@ def _matrices(
     old: tuple[int, ...], new: tuple[int, ...], interpolation: Interpolation
 ) -> list[SparseMatrix | None]:
     """A for each axis."""
-    return [interpolation_matrix(n, m, interpolation) for n, m in zip(old, new, strict=True)]
+    return [_interpolation_matrix(n, m, interpolation) for n, m in zip(old, new, strict=True)]
 
 
 def _check_method(method: str, align_corners: bool, antialias: bool) -> Interpolation:
-    method = choice_option("method", method, METHODS)
+    method = choice_option("method", method, _METHODS)
     align_corners = flag_option("align_corners", align_corners)
     antialias = flag_option("antialias", antialias)
     for name, value in (("align_corners", align_corners), ("antialias", antialias)):
-        if value and method in COPYING_METHODS:
+        if value and method in _COPYING_METHODS:
             raise ValueError(
                 f"{name}: got {value!r} with method={method!r}, which copies pixels; "
                 "it must be False, or the method linear or cubic"
@@ -122,3 +142,69 @@ def _check_method(method: str, align_corners: bool, antialias: bool) -> Interpol
             "antialias: got True with align_corners=True; at most one of them may be True"
         )
     return Interpolation(method, align_corners, antialias)
+
+
+# ------------------------------------------------------------------------------------------
+# The matrix A of one axis: which pixels a resized pixel mixes, and with which weights
+#
+# Pixel i of m lies over the n pixels of the source at
+#
+#     (i + ½)·n/m − ½          pixels are cells, whose centres are half a pixel inside,
+#     i·(n − 1)/(m − 1)        with `align_corners`: the first and last centres coincide.
+#
+# Both are fractions of ints and are kept as such: which pixels take part never depends on how
+# a division was rounded.
+# ------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=256)
+def _interpolation_matrix(n: int, m: int, interpolation: Interpolation) -> SparseMatrix | None:
+    """A, of shape (m, n), for one axis that goes from n pixels to m; None is the identity."""
+    if n == m:
+        return None
+    i = np.arange(m)
+    if interpolation.method == "nearest":
+        return _copies(i * n // m, n)
+    if interpolation.method == "nearest-exact":
+        return _copies((2 * i + 1) * n // (2 * m), n)
+    if interpolation.align_corners:
+        numerator, denominator = i * (n - 1), max(m - 1, 1)
+    else:
+        numerator, denominator = (2 * i + 1) * n - m, 2 * m
+    return _mixtures(numerator, denominator, n, m, interpolation)
+
+
+def _copies(columns: np.ndarray, n: int) -> SparseMatrix:
+    """Every row copies one pixel."""
+    return SparseMatrix(np.arange(columns.size), columns, np.ones(columns.size), (columns.size, n))
+
+
+def _mixtures(
+    numerator: np.ndarray, denominator: int, n: int, m: int, interpolation: Interpolation
+) -> SparseMatrix:
+    """Row i weighs the pixels around numerator[i] / denominator by their distance from it."""
+    shrinking = interpolation.antialias and n > m
+    unit = 2 * n if shrinking else denominator  # n/m times wider, where 2m is the denominator
+    radius = 1 if interpolation.method == "linear" else 2
+    reach = math.ceil(radius * unit / denominator)
+    below, remainder = np.divmod(numerator, denominator)
+    offsets = np.arange(1 - reach, reach + 1)
+    distance = np.abs(remainder[:, None] - offsets * denominator) / unit
+    if interpolation.method == "linear":
+        weights = np.maximum(1 - distance, 0)
+    else:
+        weights = _cubic(distance, -0.5 if interpolation.antialias else -0.75)
+    columns = below[:, None] + offsets
+    if interpolation.antialias:  # the pixels that exist share the weight
+        weights = np.where((columns >= 0) & (columns < n), weights, 0)
+        weights = weights / weights.sum(axis=1, keepdims=True)
+    columns = np.clip(columns, 0, n - 1)  # the pixels at the edge go on beyond it
+    rows = np.broadcast_to(np.arange(m)[:, None], columns.shape)
+    return SparseMatrix(rows, columns, weights, (m, n))
+
+
+def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
+    """Keys' cubic convolution kernel, whose slope at distance 1 is a."""
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0))

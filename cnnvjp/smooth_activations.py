@@ -16,8 +16,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import erfc
 
-from cnnvjp._arguments import flag_option, operands, widened
-from cnnvjp._rules import call
+from cnnvjp._checks.arrays import operands
+from cnnvjp._checks.compiled import call
+from cnnvjp._checks.options import flag_option
+from cnnvjp._types import widened
 
 
 def _across(slope: jax.Array, dy: jax.Array) -> jax.Array:

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnvjp._arguments import axes_option, operands, widened
-from cnnvjp._geometry import is_sequence
-from cnnvjp._rules import call
+from cnnvjp._checks.arrays import operands
+from cnnvjp._checks.compiled import call
+from cnnvjp._checks.options import axes_option
+from cnnvjp._types import widened
+from cnnvjp._windows.spatial import is_sequence
 
 # ------------------------------------------------------------------------------------------
 # softmax

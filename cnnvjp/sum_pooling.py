@@ -3,76 +3,26 @@
 A sum over a window is a convolution with a fixed kernel of ones, channel by channel, and so
 is the way back: "backpropagation through pooling can be done by a convolution-type
 operation" ([B], "Backpropagation through Pooling: Summary"). What picks a winner instead is in
-`pooling`.
+`max_pooling`.
 """
 
 import functools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
-from cnnvjp import _cpu as cpu
-from cnnvjp import _tiles as tiles
-from cnnvjp._arguments import ArrayType, accumulator, flag_option, number_option, operands
-from cnnvjp._geometry import Padding, PerAxis, Window
-from cnnvjp._lowering import fastest
-from cnnvjp._pooling_options import pooling_window
-from cnnvjp._rules import call
-from cnnvjp._taps import Tap, place, reduce_taps, separated, spanned, tap
-
-# ------------------------------------------------------------------------------------------
-# The sum over a window and its adjoint
-# ------------------------------------------------------------------------------------------
-
-
-def _window_sum(x: jax.Array, window: Window) -> jax.Array:
-    """Σ over m of x[i·s + d·m − before], held in at least float32."""
-    x = x.astype(accumulator(x.dtype))
-
-    def plain(x: jax.Array, _: jax.Array) -> jax.Array:
-        for part in separated(window):
-            x = _sum_taps(spanned(x, part, 0), part)
-        return x
-
-    return fastest(plain, cpu.window_sum(x, window), x, _ones(window, x), ArrayType(x.dtype))
-
-
-def _spread(dy: jax.Array, window: Window) -> jax.Array:
-    """The adjoint: dx[j] = Σ of dy[i] over the windows i that cover j, in at least float32.
-
-    Side by side, the windows' dy are only expanded, the ⊠ of [H] P8.3; where windows overlap,
-    contributions meet and add up ([B], "Backward Pass: Mean-Pooling").
-    """
-    dy = dy.astype(accumulator(dy.dtype))
-
-    def plain(dy: jax.Array, _: jax.Array) -> jax.Array:
-        for part in reversed(separated(window)):
-            dy = _sum_placed(dy, part)
-        return dy
-
-    return fastest(plain, cpu.window_spread(dy, window), dy, _ones(window, dy), ArrayType(dy.dtype))
-
-
-def _ones(window: Window, x: jax.Array) -> jax.Array:
-    return jnp.ones((*window.size, 1, x.shape[-1]), x.dtype)
-
-
-def _sum_taps(x: jax.Array, window: Window) -> jax.Array:
-    return reduce_taps(window, lambda m: tap(x, window, m), lax.add)
-
-
-def _sum_placed(dy: jax.Array, window: Window) -> jax.Array:
-    if tiles.fit(window):
-
-        def seen(m: np.ndarray, dy: jax.Array) -> jax.Array:
-            return dy if m.min() >= 0 else jnp.where(m >= 0, dy, 0)
-
-        return tiles.combined(window, (dy,), seen, lax.add)
-    return reduce_taps(window, lambda m: place(dy, window, m), lax.add)
-
+from cnnvjp import _lowering as lowering
+from cnnvjp._checks.arrays import operands
+from cnnvjp._checks.compiled import call
+from cnnvjp._checks.options import flag_option, number_option
+from cnnvjp._checks.pooling import pooling_window
+from cnnvjp._types import Padding, PerAxis, accumulator, widened
+from cnnvjp._windows.geometry import Window
+from cnnvjp._windows.taps import Tap, place, reduce_taps, spanned, tap
 
 # ------------------------------------------------------------------------------------------
 # sum_pool
@@ -80,7 +30,7 @@ def _sum_placed(dy: jax.Array, window: Window) -> jax.Array:
 
 
 def sum_pool(
-    x: jax.Array,
+    x: chex.Array,
     window: PerAxis,
     *,
     stride: PerAxis | None = None,
@@ -134,16 +84,16 @@ def sum_pool(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _sum_pool(x: jax.Array, window: Window) -> jax.Array:
-    return _window_sum(x, window).astype(x.dtype)
+def _sum_pool(x, window):
+    return lowering.sum_over_windows(widened(x), window).astype(x.dtype)
 
 
-def _sum_pool_fwd(x: jax.Array, window: Window) -> Any:
-    return _window_sum(x, window).astype(x.dtype), ()
+def _sum_pool_fwd(x, window):
+    return lowering.sum_over_windows(widened(x), window).astype(x.dtype), ()
 
 
-def _sum_pool_bwd(window: Window, _: Any, dy: jax.Array) -> Any:
-    dx = _spread(dy, window)  # [B], "Backward Pass: Mean-Pooling"
+def _sum_pool_bwd(window, _, dy):
+    dx = lowering.spread_over_windows(widened(dy), window)  # [B], "Backward Pass: Mean-Pooling"
     return (dx.astype(dy.dtype),)
 
 
@@ -156,7 +106,7 @@ _sum_pool.defvjp(_sum_pool_fwd, _sum_pool_bwd)
 
 
 def avg_pool(
-    x: jax.Array,
+    x: chex.Array,
     window: PerAxis,
     *,
     stride: PerAxis | None = None,
@@ -214,30 +164,30 @@ def avg_pool(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _avg_pool(x: jax.Array, window: Window, count_include_pad: bool) -> jax.Array:
+def _avg_pool(x, window, count_include_pad):
     return _average(x, window, count_include_pad)
 
 
-def _average(x: jax.Array, window: Window, count_include_pad: bool) -> jax.Array:
-    y = _window_sum(x, window) / _count(window, count_include_pad, x)
+def _average(x: Array, window: Window, count_include_pad: bool) -> Array:
+    y = lowering.sum_over_windows(widened(x), window) / _count(window, count_include_pad, x)
     return y.astype(x.dtype)
 
 
-def _avg_pool_fwd(x: jax.Array, window: Window, count_include_pad: bool) -> Any:
+def _avg_pool_fwd(x, window, count_include_pad):
     return _average(x, window, count_include_pad), ()
 
 
-def _avg_pool_bwd(window: Window, count_include_pad: bool, _: Any, dy: jax.Array) -> Any:
+def _avg_pool_bwd(window, count_include_pad, _, dy):
     # "The error is multiplied by 1/(N × N) and assigned to the whole pooling block" ([J]).
-    portion = dy.astype(accumulator(dy.dtype)) / _count(window, count_include_pad, dy)
-    dx = _spread(portion, window)
+    portion = widened(dy) / _count(window, count_include_pad, dy)
+    dx = lowering.spread_over_windows(portion, window)  # [B], "Backward Pass: Mean-Pooling"
     return (dx.astype(dy.dtype),)
 
 
 _avg_pool.defvjp(_avg_pool_fwd, _avg_pool_bwd)
 
 
-def _count(window: Window, count_include_pad: bool, x: jax.Array) -> np.ndarray:
+def _count(window: Window, count_include_pad: bool, x: Array) -> np.ndarray:
     """Each window's divisor, shaped to go with x or its pooled maps."""
     counts = np.ones((), int)
     for axis in range(window.ndim):
@@ -253,7 +203,7 @@ def _count(window: Window, count_include_pad: bool, x: jax.Array) -> np.ndarray:
 
 
 def lp_pool(
-    x: jax.Array,
+    x: chex.Array,
     window: PerAxis,
     *,
     p: float = 2,
@@ -313,42 +263,43 @@ def lp_pool(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _lp_pool(x: jax.Array, window: Window, p: float) -> jax.Array:
+def _lp_pool(x, window, p):
     return _norm(x, window, p).astype(x.dtype)
 
 
-def _norm(x: jax.Array, window: Window, p: float) -> jax.Array:
+def _norm(x: Array, window: Window, p: float) -> Array:
     """The windows' p-norms in at least float32, ‖x‖ = ‖x / s‖ · s with s = max |x|.
 
     No power can leave the range of its dtype so. The identity holds for any s, which counts
     as a constant in derivatives.
     """
-    x = spanned(x.astype(accumulator(x.dtype)), window, 0)
+    x = spanned(widened(x), window, 0)
     largest = reduce_taps(window, lambda m: jnp.abs(tap(x, window, m)), lax.max)
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     scale = lax.stop_gradient(scale)
 
-    def power(m: Tap) -> jax.Array:
+    def power(m: Tap) -> Array:
         ratio = tap(x, window, m) / scale
         return ratio * ratio if p == 2 else _power(jnp.abs(ratio), p)
 
     return _power(reduce_taps(window, power, lax.add), 1 / p) * scale
 
 
-def _lp_pool_fwd(x: jax.Array, window: Window, p: float) -> Any:
+def _lp_pool_fwd(x, window, p):
     y = _norm(x, window, p)
     return y.astype(x.dtype), (x, y)  # y in at least float32
 
 
-def _lp_pool_bwd(window: Window, p: float, residuals: Any, dy: jax.Array) -> Any:
+def _lp_pool_bwd(window, p, residuals, dy):
     x, y = residuals
     x = spanned(x.astype(y.dtype), window, 0)
     dy = jnp.where(y == 0, 0, dy.astype(y.dtype))  # nothing passes a window of zeros
     y = jnp.where(y == 0, 1, y)
 
-    def term(m: Tap) -> jax.Array:
+    def term(m: Tap) -> Array:
         ratio = tap(x, window, m) / y
-        return place(dy * _signed_power(ratio, p - 1), window, m)  # ∂y/∂x
+        # [J], L2-norm pooling, for any p: ∂y/∂x = sign(x) |x / y|^(p−1).
+        return place(dy * _signed_power(ratio, p - 1), window, m)
 
     dx = reduce_taps(window, term, lax.add)
     return (dx.astype(residuals[0].dtype),)
@@ -357,12 +308,12 @@ def _lp_pool_bwd(window: Window, p: float, residuals: Any, dy: jax.Array) -> Any
 _lp_pool.defvjp(_lp_pool_fwd, _lp_pool_bwd)
 
 
-def _power(x: jax.Array, p: float) -> jax.Array:
+def _power(x: Array, p: float) -> Array:
     """x^p for x ≥ 0, with the derivative 0 at 0 even where it would be infinite."""
     return jnp.where(x == 0, 0, jnp.where(x == 0, 1, x) ** p)
 
 
-def _signed_power(x: jax.Array, p: float) -> jax.Array:
+def _signed_power(x: Array, p: float) -> Array:
     """sign(x) · |x|^p, with the derivative 0 at 0 even where it would be infinite."""
     if p == 1:
         return x  # the one power whose derivative at 0 is neither 0 nor infinite
@@ -383,8 +334,8 @@ def _exponent(p: Any) -> float:
 
 
 def weighted_avg_pool(
-    x: jax.Array,
-    weight: jax.Array | float,
+    x: chex.Array,
+    weight: chex.Numeric,
     window: PerAxis,
     *,
     stride: PerAxis | None = None,
@@ -439,28 +390,28 @@ def weighted_avg_pool(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _weighted_avg_pool(x: jax.Array, weight: jax.Array, window: Window) -> jax.Array:
-    sums = _window_sum(x, window)
+def _weighted_avg_pool(x, weight, window):
+    sums = lowering.sum_over_windows(widened(x), window)
     return _weighted(weight, sums).astype(x.dtype)
 
 
-def _weighted(weight: jax.Array, x: jax.Array) -> jax.Array:
+def _weighted(weight: Array, x: Array) -> Array:
     """Multiplies x by a weight that is tied over all axes but the channels."""
     weight = weight.astype(x.dtype)
     return jnp.expand_dims(weight, tuple(range(x.ndim - weight.ndim))) * x
 
 
-def _weighted_avg_pool_fwd(x: jax.Array, weight: jax.Array, window: Window) -> Any:
-    sums = _window_sum(x, window)
+def _weighted_avg_pool_fwd(x, weight, window):
+    sums = lowering.sum_over_windows(widened(x), window)
     y = _weighted(weight, sums).astype(x.dtype)
     return y, (sums, weight)  # the windows' sums, in at least float32
 
 
-def _weighted_avg_pool_bwd(window: Window, residuals: Any, dy: jax.Array) -> Any:
+def _weighted_avg_pool_bwd(window, residuals, dy):
     sums, weight = residuals
     wide = dy.astype(sums.dtype)
     shared = tuple(range(dy.ndim - weight.ndim))
-    dx = _spread(_weighted(weight, wide), window)  # [H] P8.3: dA = lw ⊠ dLZ
+    dx = lowering.spread_over_windows(_weighted(weight, wide), window)  # [H] P8.3: dA = lw ⊠ dLZ
     dweight = jnp.sum(wide * sums, shared)  # [H] P8.4: dlw = ⊞ (dLZ ∘ ⊞ A)
     return dx.astype(dy.dtype), dweight.astype(weight.dtype)
 

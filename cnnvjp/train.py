@@ -14,7 +14,8 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cnnvjp._arguments import FLOATS, accumulator, key_operand
+from cnnvjp._checks.arrays import key_operand
+from cnnvjp._types import FLOATS, accumulator
 from cnnvjp.model import Model
 
 Batch = tuple[Any, Any]

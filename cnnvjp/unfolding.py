@@ -6,20 +6,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnnvjp._arguments import operands
-from cnnvjp._blocks import merge_blocks, split_blocks
-from cnnvjp._geometry import (
-    Padding,
-    PerAxis,
-    Window,
-    forward_input_size,
-    make_window,
-    per_axis,
-    spatial_rank,
-    spatial_size,
-)
-from cnnvjp._rules import call
-from cnnvjp._sparse import SparseMatrix, along_axes, transposes
+from cnnvjp._checks.arrays import operands
+from cnnvjp._checks.compiled import call
+from cnnvjp._types import Padding, PerAxis
+from cnnvjp._windows.axes import merge_cells, split_cells
+from cnnvjp._windows.geometry import Window, forward_input_size, make_window
+from cnnvjp._windows.matrices import SparseMatrix, along_axes, transposes
+from cnnvjp._windows.spatial import per_axis, spatial_rank, spatial_size
 
 # ------------------------------------------------------------------------------------------
 # unfold
@@ -94,12 +87,12 @@ _unfold.defvjp(_unfold_fwd, _unfold_bwd)
 def _taken_apart(x: jax.Array, window: Window) -> jax.Array:
     """im2col."""
     windows = along_axes(x, _matrices(window))  # (..., o·k along each axis, C)
-    return split_blocks(windows, window.size)
+    return split_cells(windows, window.size)
 
 
 def _put_together(patches: jax.Array, window: Window) -> jax.Array:
     """col2im."""
-    return along_axes(merge_blocks(patches, window.ndim), transposes(_matrices(window)))
+    return along_axes(merge_cells(patches, window.ndim), transposes(_matrices(window)))
 
 
 @functools.lru_cache(maxsize=256)

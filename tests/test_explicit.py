@@ -31,7 +31,8 @@ from jax.extend.core import primitives
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import cnnvjp
-from cnnvjp import _jaxprs, explicit
+from cnnvjp import explicit
+from cnnvjp.rewriting import _jaxprs
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 RANDOM = settings(

@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 from checker import message
 
-from cnnvjp._geometry import (
-    forward_input_size,
-    make_window,
-    occupied_size,
-    pad_pairs,
-    per_axis,
-    spatial_rank,
-    spatial_size,
-)
+from cnnvjp._windows.geometry import forward_input_size, make_window, pad_pairs
+from cnnvjp._windows.spatial import occupied_size, per_axis, spatial_rank, spatial_size
 
 
 def counted_windows(n, k, s, before, after, d):

@@ -20,13 +20,13 @@ from checker import (
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_array_equal
 
-from cnnvjp.global_pooling import (
+from cnnvjp.adaptive_pooling import (
     adaptive_avg_pool,
     adaptive_max_pool,
     global_avg_pool,
     global_max_pool,
 )
-from cnnvjp.pooling import max_pool
+from cnnvjp.max_pooling import max_pool
 from cnnvjp.sum_pooling import avg_pool
 
 # ------------------------------------------------------------------------------------------

@@ -22,9 +22,10 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_array_equal
 
-from cnnvjp import _tiles
-from cnnvjp._geometry import make_window
-from cnnvjp.pooling import max_pool, max_unpool, min_pool
+from cnnvjp._windows import tiles
+from cnnvjp._windows.geometry import make_window
+from cnnvjp.max_pooling import max_pool, min_pool
+from cnnvjp.max_unpooling import max_unpool
 from cnnvjp.sum_pooling import avg_pool, lp_pool, sum_pool, weighted_avg_pool
 
 # ------------------------------------------------------------------------------------------
@@ -542,6 +543,16 @@ def test_max_unpool(rng, shape, size, dtype):
         assert_array_equal(f(y.astype("int32")), reference(y.astype("int32")))
 
 
+@pytest.mark.versions
+@pytest.mark.parametrize("dtype, outside", [("int64", 2**32 + 3), ("int64", -(2**32) + 3), ("uint64", 2**63 + 3), ("uint32", 2**32 - 4), ("int32", -4), ("int8", -4)])  # fmt: skip
+def test_an_index_outside_of_the_plane_is_dropped_and_never_wraps(dtype, outside):
+    argmax = jnp.asarray(np.array([[1], [outside]], dtype))
+    y = jnp.array([[2.0], [3.0]])
+    x, pullback = jax.vjp(lambda y: max_unpool(y, argmax, output_size=(7,)), y)
+    assert_array_equal(x[:, 0], [0, 2, 0, 0, 0, 0, 0])
+    assert_array_equal(pullback(jnp.arange(10.0, 17)[:, None])[0][:, 0], [11, 0])
+
+
 def test_max_unpool_undoes_max_pool(rng):
     x = distinct(rng, 2, 7, 6, 3)
     y, argmax = max_pool(x, 3, stride=2, return_argmax=True)
@@ -712,4 +723,4 @@ def test_lp_pool_of_any_size(p, size):
     ],
 )
 def test_which_windows_go_by_tiles(size, stride, dilation, taken):
-    assert _tiles.fit(make_window((400, 400), size, stride, "VALID", dilation)) == taken
+    assert tiles.fit(make_window((400, 400), size, stride, "VALID", dilation)) == taken

@@ -47,7 +47,7 @@ from cnnvjp import (
     unfold,
     upsample,
 )
-from cnnvjp._geometry import forward_input_size, make_window
+from cnnvjp._windows.geometry import forward_input_size, make_window
 
 pytest.importorskip("hypothesis")
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnvjp._geometry import spatial_size
+from cnnvjp._windows.spatial import spatial_size
 from cnnvjp.activations import relu
 from cnnvjp.affine import add_bias
 from cnnvjp.convolution import conv_transpose

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnvjp._arguments import FLOATS, key_operand
-from cnnvjp._convolution_options import positive_int
-from cnnvjp._geometry import is_sequence, per_axis
+from cnnvjp._checks.arrays import key_operand
+from cnnvjp._checks.options import positive_int
+from cnnvjp._types import FLOATS
+from cnnvjp._windows.spatial import is_sequence, per_axis
 from cnnvjp.affine import add_bias, dense
 from cnnvjp.convolution import conv
 

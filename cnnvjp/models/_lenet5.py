@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnvjp._arguments import flag_option
+from cnnvjp._checks.options import flag_option
 from cnnvjp.activations import relu
 from cnnvjp.affine import add_bias, flatten
+from cnnvjp.max_pooling import max_pool
 from cnnvjp.model import Model
 from cnnvjp.models._layers import (
     Named,
@@ -24,7 +25,6 @@ from cnnvjp.models._layers import (
     layer_params,
     unnamed,
 )
-from cnnvjp.pooling import max_pool
 from cnnvjp.smooth_activations import tanh
 from cnnvjp.sum_pooling import weighted_avg_pool
 

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnvjp._arguments import number_option
+from cnnvjp._checks.options import number_option
 from cnnvjp.activations import relu6
-from cnnvjp.global_pooling import global_avg_pool
+from cnnvjp.adaptive_pooling import global_avg_pool
 from cnnvjp.model import Model
 from cnnvjp.models._layers import check_classes, check_dtype
 from cnnvjp.models._normalized import Layers, normalized_model

@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnvjp._arguments import accumulator, flag_option
+from cnnvjp._checks.options import flag_option
+from cnnvjp._types import accumulator
 from cnnvjp.affine import add_bias, dense
 from cnnvjp.batch_normalization import batch_norm, batch_norm_inference
 from cnnvjp.convolution import conv

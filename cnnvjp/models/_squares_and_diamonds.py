@@ -9,6 +9,7 @@ import numpy as np
 
 from cnnvjp.activations import relu
 from cnnvjp.affine import flatten
+from cnnvjp.max_pooling import max_pool
 from cnnvjp.model import Model
 from cnnvjp.models._layers import (
     Named,
@@ -18,7 +19,6 @@ from cnnvjp.models._layers import (
     convolution,
     fully_connected,
 )
-from cnnvjp.pooling import max_pool
 
 _SIZE = 15
 _WINDOW = 3  # [H] fig. 8.8: from 15×15 to 5×5

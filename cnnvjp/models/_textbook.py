@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnvjp._geometry import PerAxis, per_axis
+from cnnvjp._types import PerAxis
+from cnnvjp._windows.spatial import per_axis
 from cnnvjp.activations import relu
 from cnnvjp.affine import add_bias, dense, flatten
 from cnnvjp.convolution import conv
+from cnnvjp.max_pooling import max_pool
 from cnnvjp.model import Model
 from cnnvjp.models._layers import (
     Named,
@@ -22,7 +24,6 @@ from cnnvjp.models._layers import (
     layer_params,
     unnamed,
 )
-from cnnvjp.pooling import max_pool
 
 
 def textbook(

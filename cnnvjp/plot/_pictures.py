@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnnvjp._types import Ties
+from cnnvjp.max_pooling import max_pool
 from cnnvjp.plot._sheet import SHARED, TINTS, Place, Sheet, require_matrix
 from cnnvjp.plot._sheet import window as tints_of
-from cnnvjp.pooling import max_pool
 
 _ARROWS = 9  # of a drawing; where there are more, the colours say enough
 
@@ -71,7 +72,7 @@ def routes(
     *,
     stride: int | tuple[int, int] | None = None,
     dy: Any = None,
-    ties: str = "first",
+    ties: Ties = "first",
     alt: str | None = None,
 ) -> Sheet:
     """Draws which input wins each window of a max pooling, and what it receives for it.

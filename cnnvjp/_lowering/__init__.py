@@ -1,0 +1,122 @@
+"""The door between the rules and the machines: what a rule asks for, in whatever way is fastest.
+
+Calls run downward: a rule calls a function of this file; `platform` chooses, when the program is
+lowered, between the formulation of `xla`, which every platform has, and those of `cpu`. What lies
+below knows neither rules nor the names of paddings.
+"""
+
+import functools
+
+import jax
+
+from cnnvjp._lowering import cpu, xla
+from cnnvjp._lowering.platform import fastest
+from cnnvjp._lowering.xla import contract
+from cnnvjp._types import ArrayType, Precision
+from cnnvjp._windows.geometry import Window
+
+__all__ = [
+    "contract",
+    "correlate",
+    "input_gradient",
+    "kernel_gradient",
+    "spread_over_windows",
+    "sum_over_windows",
+]
+
+
+def correlate(
+    x: jax.Array, w: jax.Array, window: Window, groups: int, precision: Precision, out: ArrayType
+) -> jax.Array:
+    """y[i] = Σ over m of x[i·s + d·m] w[m], for the channels of each group.
+
+    Args:
+        x: images, (N, *spatial, C).
+        w: the kernel, (*kernel, C / groups, O).
+        window: where the kernel stands over the images.
+        groups: how many groups the channels fall into.
+        precision: as in lax.
+        out: dtype and sharding of the result.
+
+    Returns:
+        (N, *window.output_size, O).
+    """
+    plain = functools.partial(
+        xla.correlate, window=window, groups=groups, precision=precision, out=out
+    )
+    on_cpu = cpu.correlation(x, w, window, groups, precision)
+    return fastest(plain, {"cpu": on_cpu}, out, x, w)
+
+
+def input_gradient(
+    dy: jax.Array, w: jax.Array, window: Window, groups: int, precision: Precision, out: ArrayType
+) -> jax.Array:
+    """dx[j] = Σ over i·s + d·m = j of dy[i] w[m]: the adjoint of `correlate` in x.
+
+    Args:
+        dy: maps, (N, *window.output_size, O).
+        w: the kernel, as in `correlate`; so are the other arguments.
+        window: where the kernel stands over the images.
+        groups: how many groups the channels fall into.
+        precision: as in lax.
+        out: dtype and sharding of the result.
+
+    Returns:
+        (N, *window.input_size, C).
+    """
+    plain = functools.partial(
+        xla.input_gradient, window=window, groups=groups, precision=precision, out=out
+    )
+    on_cpu = cpu.input_gradient(dy, w, window, groups, precision)
+    return fastest(plain, {"cpu": on_cpu}, out, dy, w)
+
+
+def kernel_gradient(
+    x: jax.Array, dy: jax.Array, window: Window, groups: int, precision: Precision, out: ArrayType
+) -> jax.Array:
+    """dw[m] = Σ over the batch and i of x[i·s + d·m] dy[i]: the adjoint of `correlate` in w.
+
+    Args:
+        x: images, as in `correlate`.
+        dy: maps, (N, *window.output_size, O).
+        window: where the kernel stands over the images.
+        groups: how many groups the channels fall into.
+        precision: as in lax.
+        out: dtype and sharding of the result.
+
+    Returns:
+        (*window.size, C / groups, O).
+    """
+    plain = functools.partial(
+        xla.kernel_gradient, window=window, groups=groups, precision=precision, out=out
+    )
+    on_cpu = cpu.kernel_gradient(x, dy, window, groups, precision)
+    return fastest(plain, {"cpu": on_cpu}, out, x, dy)
+
+
+def sum_over_windows(x: jax.Array, window: Window) -> jax.Array:
+    """y[i] = Σ over m of x[i·s + d·m], channel by channel, in x's dtype.
+
+    Args:
+        x: maps, (*batch, *spatial, C).
+        window: where it stands over the maps.
+
+    Returns:
+        (*batch, *window.output_size, C).
+    """
+    plain = functools.partial(xla.sum_over_windows, window=window)
+    return fastest(plain, {"cpu": cpu.window_sum(x, window)}, ArrayType(x.dtype), x)
+
+
+def spread_over_windows(dy: jax.Array, window: Window) -> jax.Array:
+    """dx[j] = Σ of dy[i] over the windows i that cover j: the adjoint of `sum_over_windows`.
+
+    Args:
+        dy: pooled maps, (*batch, *window.output_size, C).
+        window: where it stands over the maps.
+
+    Returns:
+        (*batch, *window.input_size, C).
+    """
+    plain = functools.partial(xla.spread_over_windows, window=window)
+    return fastest(plain, {"cpu": cpu.window_spread(dy, window)}, ArrayType(dy.dtype), dy)

@@ -1,0 +1,224 @@
+"""The formulations that XLA:CPU runs fastest, chosen from static shapes.
+
+For each of the three operations, and for the sums of pooling, one function says which
+formulation is used, or None where XLA's own is as fast. A formulation is a pure function of the
+same two arrays, for the same window; it knows neither autodiff nor the names of paddings, and is
+tested against the plain one. `scripts/benchmark.py` measures what is gained.
+
+What is not finite reaches what sees it, and never another image. Three formulations multiply it
+by the zeros that they fill in, as 0 · ∞ is NaN, and let it reach further: blocks of groups the
+other groups of a block, banded matrices the rest of the rows, and tiles the rest of a tile.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+
+from cnnvjp._jax_versions import REREADS, SUMS_ONCE, varying_axes
+from cnnvjp._lowering import xla
+from cnnvjp._lowering.cpu import banded, dense, depthwise, grouped, volumes
+from cnnvjp._lowering.platform import Formulation
+from cnnvjp._types import ArrayType, Precision
+from cnnvjp._windows.geometry import Window
+
+_MOST_TAPS = 128  # unrolled; compiling takes longer with each
+_MOST_PHASES = 16  # of a strided input gradient: each is compiled
+_LARGE = 5  # a kernel's rows and columns, from which products with a banded matrix win
+_COLUMNS = 8  # columns of an image, for each of the kernel's, up to which they do
+_FEW = 8  # channels of a group whose sums are unrolled
+_UNROLLED_BYTES = 64 << 20  # of one tap's terms, beyond which blocks of groups win
+_ENOUGH = 16  # input channels from which a phase is worth a convolution of its own
+_LARGE_MAP = 512  # pixels from which it is
+_BATCH_BYTES = 8 << 20  # of dy, which a kernel's gradient reads many times over
+_SLIM_BATCH_BYTES = 13 << 20  # the same, below _BROAD output channels
+_BROAD = 128
+_MOST_BATCHES = 16
+_PRODUCTS = 64  # for each output, up to which sums of whole maps win
+_COLOURS = 3  # input channels up to which they do
+_NARROW = 18  # channels of a patch, up to which a matrix of patches wins
+_WIDE = 32  # output channels from which it does
+
+
+def correlation(
+    x: jax.Array, w: jax.Array, window: Window, groups: int, precision: Precision
+) -> Formulation | None:
+    """For y = c(x, w).
+
+    Args:
+        x: the images, of which the shape counts.
+        w: the kernel.
+        window: where it stands.
+        groups: how many groups the channels fall into.
+        precision: as in lax.
+    """
+    if _is_depthwise(w, window, groups):
+        return functools.partial(depthwise.correlate, window=window)
+    if groups > 1:
+        if _is_unrolled(w, window, groups, x.shape[0], window.output_size):
+            return functools.partial(grouped.correlate, window=window, groups=groups)
+        within = _each(correlation, window, precision)
+        return functools.partial(grouped.merged, groups=groups, dense=within)
+    if _has_depth(window):
+        planes = _each(correlation, volumes.plane_window(window), precision)
+        return functools.partial(volumes.correlate, window=window, planes=planes)
+    few = 1 < window.taps <= _PRODUCTS // w.shape[-2] and w.shape[-2] <= _COLOURS
+    if SUMS_ONCE and few:
+        return functools.partial(dense.correlate_few, window=window)
+    if _has_short_rows(w.shape[-2:], window) and w.shape[-2] == 1:
+        return functools.partial(banded.correlate, window=window, precision=precision)
+    return None
+
+
+def input_gradient(
+    dy: jax.Array, w: jax.Array, window: Window, groups: int, precision: Precision
+) -> Formulation:
+    """For dx = h(dy, w); arguments as in `correlation`."""
+    few_phases = math.prod(window.stride) <= _MOST_PHASES
+    if _is_depthwise(w, window, groups) and few_phases:
+        return functools.partial(depthwise.input_gradient, window=window, channels=groups)
+    if groups > 1:
+        if few_phases and _is_unrolled(w, window, groups, dy.shape[0], window.input_size):
+            return functools.partial(grouped.input_gradient, window=window, groups=groups)
+        within = _each(input_gradient, window, precision)
+        return functools.partial(grouped.merged, groups=groups, dense=within)
+    if _has_depth(window):
+        planes = _each(input_gradient, volumes.plane_window(window), precision)
+        return functools.partial(volumes.input_gradient, window=window, planes=planes)
+    if _has_short_rows(w.shape[-2:], window):
+        return functools.partial(banded.input_gradient, window=window, precision=precision)
+    plain = functools.partial(dense.input_gradient, window=window, precision=precision)
+    if window.ndim != 2 or max(window.stride) == 1 or window.taps == 1:
+        return plain
+    if _falls_into_cells(w.shape[-2], window):
+        return functools.partial(dense.input_gradient_by_depth, window=window, precision=precision)
+    if few_phases and w.shape[-2] >= _ENOUGH and _is_slow_dilated(window):
+        return functools.partial(dense.input_gradient_by_phases, window=window, precision=precision)
+    return plain
+
+
+def kernel_gradient(
+    x: jax.Array, dy: jax.Array, window: Window, groups: int, precision: Precision
+) -> Formulation:
+    """For dw = g(x, dy); arguments as in `correlation`."""
+    if groups > 1 and x.shape[-1] == groups and window.taps <= _MOST_TAPS:
+        return functools.partial(depthwise.kernel_gradient, window=window)
+    if groups > 1:
+        within = _each(kernel_gradient, window, precision)
+        return functools.partial(grouped.merged_kernel_gradient, groups=groups, dense=within)
+    if window.taps == 1:
+        return functools.partial(
+            dense.pointwise_kernel_gradient, window=window, precision=precision
+        )
+    if _has_depth(window):
+        planes = _each(kernel_gradient, volumes.plane_window(window), precision)
+        return functools.partial(volumes.kernel_gradient, window=window, planes=planes)
+    if REREADS and _has_short_rows((x.shape[-1], dy.shape[-1]), window) and x.shape[-1] == 1:
+        return functools.partial(banded.kernel_gradient, window=window, precision=precision)
+    plain = functools.partial(dense.kernel_gradient, window=window, precision=precision)
+    if window.ndim != 2:
+        return plain
+    patch = window.taps * x.shape[-1]
+    if set(window.stride) == {1} and patch <= _NARROW and dy.shape[-1] >= _WIDE:
+        return functools.partial(
+            dense.kernel_gradient_of_patches, window=window, precision=precision
+        )
+    batches = _batches(dy)
+    if REREADS and batches > 1:
+        return functools.partial(
+            dense.kernel_gradient_in_batches, window=window, precision=precision, batches=batches
+        )
+    return plain
+
+
+def window_sum(x: jax.Array, window: Window) -> Formulation | None:
+    """For the sums over a window's taps: those of a depthwise convolution, without its kernel.
+
+    Windows side by side read every pixel once: their taps are added as they lie.
+    """
+    if x.ndim != window.ndim + 2 or not _overlap(window) or window.taps > _MOST_TAPS:
+        return None
+    return functools.partial(depthwise.correlate, w=None, window=window)
+
+
+def window_spread(dy: jax.Array, window: Window) -> Formulation | None:
+    """For the adjoint of `window_sum`; with a stride, tiles are as fast."""
+    if set(window.stride) != {1} or window_sum(dy, window) is None:
+        return None
+    return functools.partial(depthwise.input_gradient, w=None, window=window, channels=dy.shape[-1])
+
+
+def _each(
+    choose: Callable[..., Formulation | None], window: Window, precision: Precision
+) -> Formulation:
+    """The formulation for a part of the work, chosen when the part's shapes are known."""
+
+    def run(a: jax.Array, b: jax.Array) -> jax.Array:
+        formulation = choose(a, b, window, 1, precision)
+        if formulation is None:
+            return xla.correlate(a, b, window, 1, precision, ArrayType(a.dtype))
+        return formulation(a, b)
+
+    return run
+
+
+def _is_depthwise(w: jax.Array, window: Window, groups: int) -> bool:
+    return groups > 1 and w.shape[-2] == 1 and window.taps <= _MOST_TAPS
+
+
+def _overlap(window: Window) -> bool:
+    axes = zip(window.size, window.stride, window.output_size, strict=True)
+    return any(k > s and o > 1 for k, s, o in axes)
+
+
+def _has_depth(window: Window) -> bool:
+    return window.ndim == 3 and window.taps > 1 and window.size[0] <= _MOST_PHASES
+
+
+def _has_short_rows(channels: tuple[int, ...], window: Window) -> bool:
+    """A large kernel on a small image, few channels: LeNet's layers."""
+    if window.ndim != 2 or window.stride != (1, 1) or min(window.size) < _LARGE:
+        return False
+    columns = window.input_size[1] + sum(window.span[1])
+    return columns <= _COLUMNS * window.size[1] and max(channels) <= _ENOUGH
+
+
+def _is_unrolled(
+    w: jax.Array, window: Window, groups: int, batch: int, size: tuple[int, ...]
+) -> bool:
+    channels = max(w.shape[-2], w.shape[-1] // groups)
+    one_tap = batch * math.prod(size) * groups * channels**2 * w.dtype.itemsize
+    few = channels <= _FEW and channels * window.taps <= _MOST_TAPS
+    return few and one_tap <= _UNROLLED_BYTES
+
+
+def _falls_into_cells(channels: int, window: Window) -> bool:
+    """Cells of the stride's size: large ones, or few channels and not many zeros to fill."""
+    if set(window.dilation) != {1}:
+        return False
+    covered = dense.cells(window)
+    if math.prod(covered) == 1:
+        return math.prod(window.stride) > _MOST_PHASES
+    filled = math.prod(covered) * math.prod(window.stride)
+    return channels < _ENOUGH and filled <= 2 * window.taps
+
+
+def _is_slow_dilated(window: Window) -> bool:
+    """Whether XLA's convolution of the upsampled dy takes longer than its phases."""
+    overlapping = window.taps > math.prod(window.stride)
+    return overlapping and math.prod(window.input_size) >= _LARGE_MAP
+
+
+def _batches(dy: jax.Array) -> int:
+    """The fewest blocks of images that are small enough: a divisor of the batch.
+
+    Each has images of every device, should the batch be divided among them.
+    """
+    batch = dy.shape[0]
+    devices = 1 if varying_axes(dy) else jax.device_count()
+    most = min(batch // devices, _MOST_BATCHES)
+    fitting = [q for q in range(1, most + 1) if batch % (q * devices) == 0]
+    limit = _BATCH_BYTES if dy.shape[-1] >= _BROAD else _SLIM_BATCH_BYTES
+    needed = dy.size * dy.dtype.itemsize / limit
+    return next((q for q in fitting if q >= needed), max(fitting, default=1))

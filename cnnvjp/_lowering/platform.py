@@ -1,0 +1,65 @@
+"""One computation in the formulation that its platform runs fastest."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from cnnvjp._types import ArrayType, accumulator, primal_type, wider
+
+Formulation = Callable[..., jax.Array]
+
+
+def fastest(
+    plain: Formulation,
+    on_platform: Mapping[str, Formulation | None],
+    out: ArrayType,
+    *operands: jax.Array,
+) -> jax.Array:
+    """A function that is linear in each of its operands, in the formulation for its platform.
+
+    The choice falls when the program is lowered, so that one exported for another platform is
+    that platform's. This is the one place below the rules that knows of derivatives: those of
+    the choice are the plain formulation's, which JAX can transpose. The function is linear in
+    each operand, so its derivative along one is itself, with the tangent in that operand's place.
+
+    Args:
+        plain: XLA's own formulation, for all other platforms.
+        on_platform: by the name of a platform, the formulation that is faster there, or None.
+            It computes in one dtype.
+        out: dtype and sharding of the result.
+        *operands: the arrays.
+    """
+    faster = {name: formulation for name, formulation in on_platform.items() if formulation}
+    explicit = any(kind.sharding is not None for kind in (out, *map(primal_type, operands)))
+    if not faster or explicit or not jnp.issubdtype(operands[0].dtype, jnp.floating):
+        return plain(*operands)  # a mesh with Explicit axes wants to be told of every reshape
+    dtype = wider(functools.reduce(wider, map(_accumulator, operands)), out.dtype)
+
+    def in_one_dtype(formulation: Formulation) -> Formulation:
+        return lambda *operands: formulation(*(a.astype(dtype) for a in operands)).astype(out.dtype)
+
+    @jax.custom_jvp
+    def chosen(*operands: jax.Array) -> jax.Array:
+        branches = {name: in_one_dtype(formulation) for name, formulation in faster.items()}
+        return lax.platform_dependent(*operands, default=plain, **branches)
+
+    def derivative(operands: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+        parts = [
+            plain(*operands[:i], tangent, *operands[i + 1 :])
+            for i, tangent in enumerate(tangents)
+            if not isinstance(tangent, SymbolicZero)
+        ]
+        y = chosen(*operands)
+        return y, functools.reduce(lax.add, parts) if parts else jnp.zeros_like(y)
+
+    chosen.defjvp(derivative, symbolic_zeros=True)
+    return chosen(*operands)
+
+
+def _accumulator(x: jax.Array) -> Any:
+    return accumulator(x.dtype)

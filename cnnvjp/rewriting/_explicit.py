@@ -1,0 +1,134 @@
+"""`explicit`, and the report of what it did."""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core
+
+from cnnvjp.rewriting._jaxprs import Findings, rewritten
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `explicit` did to a function; `str` gives a line for each finding.
+
+    Attributes:
+        findings: every convolution and window reduction of the function, those that are alike
+            counted together.
+    """
+
+    findings: Findings
+
+    @property
+    def replaced(self) -> Findings:
+        """What our operations compute."""
+        return tuple(finding for finding in self.findings if finding.replaced)
+
+    @property
+    def left(self) -> Findings:
+        """What is computed and differentiated as before, each with the reason."""
+        return tuple(finding for finding in self.findings if not finding.replaced)
+
+    def __str__(self) -> str:
+        totals = [sum(f.count for f in group) for group in (self.replaced, self.left)]
+        return "\n".join(
+            ["{} replaced, {} left".format(*totals), *(f"  {f}" for f in self.findings)]
+        )
+
+
+def explicit(
+    f: Callable[..., Any], *, report: Callable[[Report], Any] | None = None
+) -> Callable[..., Any]:
+    """Makes every convolution and pooling in a function one of this library's.
+
+    The function is traced, and in its jaxpr each `lax.conv_general_dilated` becomes `conv` or
+    `conv_transpose`, and each `lax.reduce_window` with a maximum, minimum or sum becomes
+    `max_pool`, `min_pool` or `sum_pool`, through jit, scan, while, cond, checkpoint, vmap and
+    shard_map. So gradients of the result use the rules written here, which are fast on CPUs:
+    `jax.grad(explicit(loss))`. Values and gradients change by rounding alone. What no
+    operation of ours computes is left to lax, as `conv_general_dilated` says.
+
+    Inside functions with a `custom_jvp` or `custom_vjp` the primal bodies are rewritten alone:
+    their own rules stay theirs, and derivatives use those. What is a derivative already, as in
+    `explicit(jax.grad(loss))`, mostly stays JAX's: apply `explicit` first.
+
+    Like every function with a `custom_vjp`, the result is differentiable in reverse only;
+    what is built on a gradient works, as in `jax.hessian`. It traces f at every call: put
+    `jax.jit` around what is called often.
+
+    Args:
+        f: a function of any arguments, pure as for `jax.jit`. The arrays among the leaves of
+            its arguments are traced; everything else reaches it as it is. It returns arrays,
+            in any pytree.
+        report: called with a `Report` whenever f is traced: `report=print` shows what was
+            replaced and what was left, and why.
+
+    Returns:
+        A function with f's arguments and results.
+
+    Raises:
+        TypeError: if f or the report is not a function.
+        ValueError: when it is called, if f changes an argument in place.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jax import lax
+        >>> def loss(w, x):
+        ...     return lax.conv(x, w, (1, 1), "SAME").sum()
+        >>> w, x = jnp.ones((1, 1, 2, 2)), jnp.arange(4.0).reshape(1, 1, 2, 2)
+        >>> jax.grad(explicit(loss))(w, x)[0, 0]
+        Array([[6., 4.],
+               [5., 3.]], dtype=float32)
+        >>> def show(report):
+        ...     print(*(finding.operation for finding in report.replaced))
+        >>> _ = explicit(loss, report=show)(w, x)
+        conv_general_dilated
+
+    Source: the rules are those of `conv`, `conv_transpose`, `max_pool`, `min_pool`, `sum_pool`.
+    """
+    for name, function in (("f", f), ("report", report)):
+        if not callable(function) and not (name == "report" and function is None):
+            raise TypeError(f"{name}: got {type(function).__name__}; it must be a function")
+
+    @functools.wraps(f)
+    def computed(*args: Any, **kwargs: Any) -> Any:
+        leaves, tree = jax.tree.flatten((args, kwargs))
+        traced = [isinstance(leaf, jax.Array | np.ndarray | np.generic) for leaf in leaves]
+
+        def of_arrays(*arrays: Any) -> Any:
+            found = iter(arrays)
+            given = [next(found) if t else v for t, v in zip(traced, leaves, strict=True)]
+            args, kwargs = jax.tree.unflatten(tree, given)
+            result = f(*args, **kwargs)
+            _check_unchanged((args, kwargs), given)
+            return result
+
+        arrays = [leaf for t, leaf in zip(traced, leaves, strict=True) if t]
+        closed, shapes = jax.make_jaxpr(of_arrays, return_shape=True)(*arrays)
+        closed, findings = rewritten(closed)
+        if report is not None:
+            report(Report(_counted(findings)))
+        return jax.tree.unflatten(jax.tree.structure(shapes), core.jaxpr_as_fun(closed)(*arrays))
+
+    return computed
+
+
+def _check_unchanged(arguments: Any, given: list[Any]) -> None:
+    """What f does to its arguments happens to copies, and would be lost without a word."""
+    left = jax.tree.leaves(arguments)
+    if len(left) != len(given) or any(a is not b for a, b in zip(left, given, strict=True)):
+        raise ValueError(
+            "f: it changes an argument in place, which is lost when it is traced; it must return "
+            "what it changes (a flax.nnx module: nnx.split it before, and nnx.merge it in f)"
+        )
+
+
+def _counted(findings: Findings) -> Findings:
+    """One finding for all that are alike."""
+    counts = collections.Counter(findings)
+    return tuple(dataclasses.replace(finding, count=n) for finding, n in counts.items())

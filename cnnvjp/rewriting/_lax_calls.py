@@ -1,0 +1,145 @@
+"""lax's convolutions and window reductions, as calls of this library's operations.
+
+An equation of a jaxpr says what is computed with every option spelled out. Each function here
+reads those of one primitive and returns the function of its operands that computes the same
+with our operations, or raises `Unserved` with the reason why none does.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cnnvjp._windows.axes import exchange_channels
+from cnnvjp.convolution import conv, conv_transpose
+from cnnvjp.max_pooling import max_pool, min_pool
+from cnnvjp.sum_pooling import sum_pool
+
+Served = Callable[..., jax.Array]
+
+_POOLS: dict[str, Callable[..., jax.Array]] = {"max": max_pool, "min": min_pool, "add": sum_pool}
+_IDENTITIES = {"max": -np.inf, "min": np.inf, "add": 0.0}
+
+
+class Unserved(Exception):  # noqa: N818  # an answer, not an error
+    """Why an equation cannot be computed by our operations."""
+
+
+def convolution(equation: Any) -> Served:
+    """`lax.conv_general_dilated`, as `conv` or, with a dilated input, as `conv_transpose`."""
+    params = equation.params
+    if params["batch_group_count"] != 1:
+        raise Unserved("batch_group_count is not 1")
+    if params.get("out_sharding") is not None:
+        raise Unserved("out_sharding is given")
+    strides, upsampling = params["window_strides"], params["lhs_dilation"]
+    dilation, padding = params["rhs_dilation"], _pairs(params["padding"])
+    image, kernel, out = params["dimension_numbers"]
+    options: dict[str, Any] = dict(
+        dilation=dilation,
+        groups=params["feature_group_count"],
+        precision=params["precision"],
+        preferred_element_type=params["preferred_element_type"],
+    )
+    # lax names the axes in the order batch, channels, space; ours lie batch, space, channels.
+    image_to, kernel_to = (image[0], *image[2:], image[1]), (*kernel[2:], kernel[1], kernel[0])
+    out_from = _inverse((out[0], *out[2:], out[1]))
+
+    if max(upsampling, default=1) == 1:
+
+        def correlated(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+            x, w = lax.transpose(lhs, image_to), lax.transpose(rhs, kernel_to)
+            y = conv(x, w, stride=strides, padding=padding, **options)
+            return lax.transpose(y, out_from)
+
+        return correlated
+
+    if max(strides) > 1:
+        raise Unserved("both window_strides and lhs_dilation are above 1")
+    shape = equation.invars[1].aval.shape
+    # The kernel slides over upsampled maps, as the rotated one of a forward convolution does in
+    # its transpose. The forward padding is what the kernel's reach, d·(k−1), has beyond lax's.
+    reach = [d * (shape[axis] - 1) for d, axis in zip(dilation, kernel[2:], strict=True)]
+    forward = [(r - low, r - high) for r, (low, high) in zip(reach, padding, strict=True)]
+    size = [equation.outvars[0].aval.shape[axis] for axis in out[2:]]
+
+    def transposed(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        y, w = lax.transpose(lhs, image_to), lax.transpose(rhs, kernel_to)
+        w = exchange_channels(w, options["groups"])
+        x = conv_transpose(
+            y, w, stride=upsampling, padding=forward, output_size=size, flip_kernel=True, **options
+        )
+        return lax.transpose(x, out_from)
+
+    return transposed
+
+
+def pooling(operation: str) -> Callable[[Any], Served]:
+    """`lax.reduce_window` with one of the operations "max", "min" and "add", as a pooling."""
+
+    def served(equation: Any) -> Served:
+        params = equation.params
+        window, strides = params["window_dimensions"], params["window_strides"]
+        padding, dilation = _pairs(params["padding"]), params["window_dilation"]
+        (size,) = (v.aval.shape for v in equation.invars[:1])
+        if max(params["base_dilation"], default=1) > 1:
+            raise Unserved("base_dilation is above 1")
+        pooled = [
+            axis
+            for axis, (k, s, pair) in enumerate(zip(window, strides, padding, strict=True))
+            if k > 1 or s > 1 or pair != (0, 0)
+        ]
+        if not pooled:
+            raise Unserved("its windows have one entry")
+        for axis in pooled:
+            reach = dilation[axis] * (window[axis] - 1)
+            if window[axis] >= size[axis] and padding[axis] in ((reach, 0), (0, reach)) and reach:
+                raise Unserved(f"it is cumulative along axis {axis}")
+        others = [axis for axis in range(len(size)) if axis not in pooled]
+        to = (*others[:-1], *pooled, *others[-1:])
+
+        def of(entries: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(entries[axis] for axis in pooled)
+
+        def pool(x: jax.Array) -> jax.Array:
+            x = lax.transpose(x, to)
+            x = x if others else x[..., None]
+            y = _POOLS[operation](
+                x, of(window), stride=of(strides), padding=of(padding), dilation=of(dilation)
+            )
+            return lax.transpose(y if others else y[..., 0], _inverse(to))
+
+        return pool
+
+    return served
+
+
+def generic_pooling(equation: Any) -> Served:
+    """`lax.reduce_window` with a function, if that is one of those above, from its identity."""
+    names = [inner.primitive.name for inner in equation.params["jaxpr"].eqns]
+    if len(equation.invars) != 2 or len(names) != 1 or names[0] not in _POOLS:
+        raise Unserved("its function is none of max, min and add")
+    x, start = equation.invars
+    value = getattr(start, "val", None)
+    if value is None or not _is_identity(names[0], x.aval.dtype, value):
+        raise Unserved(f"it does not start from what {names[0]} leaves alone")
+    pool = pooling(names[0])(equation)
+    return lambda x, start: pool(x)
+
+
+def _is_identity(operation: str, dtype: Any, value: Any) -> bool:
+    if jnp.issubdtype(dtype, np.integer) and operation != "add":
+        limits = jnp.iinfo(dtype)
+        return int(value) == (limits.min if operation == "max" else limits.max)
+    return float(value) == _IDENTITIES[operation]
+
+
+def _pairs(padding: Sequence[Any]) -> list[tuple[int, int]]:
+    return [(int(low), int(high)) for low, high in padding]
+
+
+def _inverse(permutation: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(axis) for axis in np.argsort(permutation))
