@@ -13,8 +13,8 @@ from jax.extend import core
 
 from cnnvjp.rewriting._jaxprs import Findings, rewritten
 
-P = ParamSpec("P")
-R = TypeVar("R")
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Report:
 
 
 def explicit(
-    f: Callable[P, R], *, report: Callable[[Report], object] | None = None
-) -> Callable[P, R]:
+    f: Callable[Arguments, Result], *, report: Callable[[Report], object] | None = None
+) -> Callable[Arguments, Result]:
     """Makes every convolution and pooling in a function one of this library's.
 
     The function is traced, and in its jaxpr each `lax.conv_general_dilated` becomes `conv` or
@@ -100,11 +100,11 @@ def explicit(
             raise TypeError(f"{name}: got {type(function).__name__}; it must be a function")
 
     @functools.wraps(f)
-    def computed(*args: P.args, **kwargs: P.kwargs) -> R:
+    def computed(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         leaves, tree = jax.tree.flatten((args, kwargs))
         traced = [isinstance(leaf, jax.Array | np.ndarray | np.generic) for leaf in leaves]
 
-        def of_arrays(*arrays: chex.Array) -> R:
+        def of_arrays(*arrays: chex.Array) -> Result:
             found = iter(arrays)
             given = [next(found) if t else v for t, v in zip(traced, leaves, strict=True)]
             args, kwargs = jax.tree.unflatten(tree, given)
