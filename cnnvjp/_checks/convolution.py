@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,5 +151,6 @@ def on_one_batch_axis(
             f"{first}: its batch axes {batch} are sharded as {jax.typeof(x).sharding.spec} and "
             "cannot be merged; shard the first of them alone, or use jax.vmap for the others"
         ) from error
+    chex.assert_rank(merged, 1 + ndim + 1)
     result = core(*merged)
     return result.reshape(*batch, *result.shape[1:]) if maps else result

@@ -6,7 +6,7 @@ Layers are numbered as in [H] fig. 8.9: a pooling layer counts as one.
 import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 
 from cnnvjp._checks.arrays import key_operand
 from cnnvjp._checks.options import positive_int
-from cnnvjp._types import FLOATS
+from cnnvjp._types import FLOATS, Padding, PerAxis
 from cnnvjp._windows.spatial import is_sequence, per_axis
 from cnnvjp.affine import add_bias, dense
 from cnnvjp.convolution import conv
@@ -69,10 +69,16 @@ def layer_params(
 
 
 def convolution(
-    named: Named, layer: int, a: jax.Array, params: Parameters, **options: Any
+    named: Named,
+    layer: int,
+    a: jax.Array,
+    params: Parameters,
+    *,
+    stride: PerAxis = 1,
+    padding: Padding = "VALID",
 ) -> jax.Array:
     """The net input of a convolution layer, N = W ⊗ A + b ([H] 8.21, 8.32)."""
-    lz = named(f"lz{layer}", conv(a, params["w"], **options))
+    lz = named(f"lz{layer}", conv(a, params["w"], stride=stride, padding=padding))
     return named(f"n{layer}", add_bias(lz, params["b"]))
 
 
@@ -94,7 +100,7 @@ class _Entries(dict[str, Any]):
         super().__init__(entries)
         self._argument = argument
 
-    def __missing__(self, name: str) -> Any:
+    def __missing__(self, name: str) -> NoReturn:
         raise ValueError(
             f"{self._argument}: got entries for {', '.join(map(repr, self)) or 'nothing'}; it must "
             f"have {name!r} too, as the model's init returns it"

@@ -8,6 +8,7 @@ says which parameters there are.
 import math
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,6 +148,7 @@ def _drawn(
         variance = 2 / fan_in if len(shape) > 2 else 2 / (fan_in + fan_out)
         weights[name] = draw[start : start + sizes[name]].reshape(shape) * math.sqrt(variance)
         start += sizes[name]
+    chex.assert_type(list(weights.values()), dtype)  # Python's numbers have not widened it
     return weights
 
 

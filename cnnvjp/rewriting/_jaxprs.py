@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import chex
 import jax
 from jax.extend import core, source_info_util
 from jax.extend.core import JaxprEqn
@@ -190,6 +191,7 @@ def _shard_map(equation: JaxprEqn) -> tuple[JaxprEqn, Findings]:
 
 def _in_place_of(equation: JaxprEqn, call: JaxprEqn) -> JaxprEqn:
     """A traced equation with the variables of another, its names and its context."""
+    chex.assert_equal(len(call.invars), len(equation.invars))  # no constant has joined them
     return call.replace(
         invars=equation.invars,
         outvars=equation.outvars,
