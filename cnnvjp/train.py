@@ -5,18 +5,18 @@ import inspect
 from collections.abc import Callable
 from typing import NamedTuple, ParamSpec, TypeVar
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from chex import Array, ArrayTree
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cnnvjp._checks.arrays import key_operand
 from cnnvjp._types import FLOATS, accumulator
 from cnnvjp.model import Model, Tree
 
-Batch = tuple[chex.Array, chex.ArrayTree]
+Batch = tuple[Array, ArrayTree]
 Metrics = dict[str, jax.Array]
 Loss = Callable[[jax.Array, Tree], jax.Array]
 
@@ -223,7 +223,7 @@ def make_eval_step(
 # ------------------------------------------------------------------------------------------
 
 
-def _mean_loss(loss: Loss, y: jax.Array, t: chex.ArrayTree) -> jax.Array:
+def _mean_loss(loss: Loss, y: jax.Array, t: ArrayTree) -> jax.Array:
     values = loss(y, t)
     if not hasattr(values, "dtype") or values.dtype not in FLOATS:
         got = getattr(values, "dtype", type(values).__name__)
@@ -245,7 +245,7 @@ def _accuracy(y: jax.Array, t: Tree) -> Metrics:
     return {"accuracy": jnp.mean(right, dtype=jnp.float32)}
 
 
-def _norm(gradients: chex.ArrayTree) -> jax.Array:
+def _norm(gradients: ArrayTree) -> jax.Array:
     """The Euclidean length of all gradients together."""
     return optax.tree.norm(jax.tree.map(lambda g: g.astype(accumulator(g.dtype)), gradients))
 
@@ -338,7 +338,7 @@ def _compiled(
 def _place(arguments: tuple[Tree, ...], shardings: tuple[NamedSharding, ...]) -> tuple[Tree, ...]:
     """Puts each array where its sharding says, which costs nothing where it is there already."""
 
-    def place(array: chex.Array, sharding: NamedSharding) -> jax.Array:
+    def place(array: Array, sharding: NamedSharding) -> jax.Array:
         # Between steps all is in its place: to ask is far cheaper than to put it there again.
         if isinstance(array, jax.Array) and array.sharding == sharding:
             return array
