@@ -116,7 +116,9 @@ def _flat_shape(y: Array, size: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _flat_index(argmax: Array, size: tuple[int, ...]) -> Array:
-    """The indices of each plane on one axis, the negative ones moved beyond its end."""
-    index = argmax.astype(jnp.int64 if argmax.dtype.itemsize == 8 else jnp.int32)
-    index = jnp.where(index < 0, math.prod(size), index)  # jnp would count from the end
+    """The int32 indices of each plane on one axis; those outside of it point beyond its end."""
+    positions = math.prod(size)
+    index = argmax if argmax.dtype.itemsize == 8 else argmax.astype(jnp.int32)
+    outside = (index < 0) | (index >= positions)  # jnp counts negative ones from the end
+    index = jnp.where(outside, positions, index).astype(jnp.int32)
     return index.reshape(_flat_shape(argmax, size))

@@ -538,3 +538,20 @@ def test_a_call_becomes_part_of_the_program_around_it(rng):
     x, w = normal(rng, 1, 3, 3, 1), normal(rng, 2, 2, 1, 1)
     text = jax.jit(lambda x, w: 2 * conv(x, w)).lower(x, w).as_text()
     assert "func.func private" not in text
+
+
+@pytest.mark.parametrize(
+    "given, preferred",
+    [("int8", "int32"), ("uint8", "uint32"), ("bfloat16", "float32"), ("float32", "float64")],
+)
+@pytest.mark.parametrize("f", [conv, conv_transpose])
+def test_a_bias_of_the_output_s_dtype_is_welcome(f, given, preferred):
+    x, w = jnp.full((1, 3, 2), 100, given), jnp.full((1, 2, 2), 2, given)
+    b = jnp.array([1, 1000], preferred)
+    y, pullback = jax.vjp(lambda b: f(x, w, b, preferred_element_type=preferred), b)
+    assert y.dtype == preferred
+    np.testing.assert_array_equal(y[0, 0], [401, 1400])
+    if jnp.issubdtype(preferred, jnp.floating):
+        (db,) = pullback(jnp.ones_like(y))
+        assert db.dtype == preferred
+        np.testing.assert_array_equal(db, [y.shape[1]] * 2)

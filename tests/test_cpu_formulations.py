@@ -11,7 +11,7 @@ from checker import assert_close, normal
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cnnvjp import avg_pool, conv, conv_kernel_grad, conv_transpose, max_pool, sum_pool
+from cnnvjp import avg_pool, conv, conv_kernel_grad, conv_transpose, explicit, max_pool, sum_pool
 from cnnvjp._lowering import cpu
 from cnnvjp._lowering.cpu import dense, grouped
 from cnnvjp._windows.geometry import make_window
@@ -184,12 +184,14 @@ def test_choice(rng, case):
         chosen = chosen[:2] + chosen[2].replace("n", "-").replace("q", "-")
     if jax.__version_info__ < (0, 12) and chosen[0] == "f":  # it would be computed many times
         chosen = ("n" if chosen[1] == "n" and w.shape[-2] == 1 else "-") + chosen[1:]
-    for letter, formulation in zip(chosen, found, strict=True):
-        if letter == "-":
+    xlas = None, "dense.input_gradient$", "dense.kernel_gradient$"  # in one layout
+    for letter, formulation, xla in zip(chosen, found, xlas, strict=True):
+        if letter == "-" and xla is None:
             assert formulation is None
             continue
+        pattern = xla if letter == "-" else NAMES[letter]
         chosen = f"{formulation.func.__module__}.{formulation.func.__name__}"
-        assert re.match(f"cnnvjp._lowering.cpu.{NAMES[letter]}", chosen)
+        assert re.match(f"cnnvjp._lowering.cpu.{pattern}", chosen)
 
 
 @pytest.mark.parametrize("batch, name", [(32, "correlate"), (33, "merged")])
@@ -346,3 +348,52 @@ def test_a_sharded_batch_is_summed_once_and_never_gathered(rng, case):
     text = step.lower(jax.device_put(x, divided), jax.device_put(w, whole)).compile().as_text()
     found = re.findall(r" (all-\w+|collective-permute|reduce-scatter)(?:-start)?\(", text)
     assert found == ["all-reduce"]
+
+
+LOOPED = {
+    "dense": ((4, 9, 9, 20), (3, 3, 20, 24), dict(padding=1)),
+    "one tap": ((4, 9, 9, 20), (1, 1, 20, 24), dict()),
+    "strided": ((4, 24, 24, 20), (3, 3, 20, 24), dict(padding=1, stride=2)),
+    "few channels, strided": ((4, 24, 24, 3), (7, 7, 3, 24), dict(padding=3, stride=2)),
+    "dilated": ((4, 9, 9, 20), (3, 3, 20, 24), dict(padding=2, dilation=2)),
+    "grouped": ((4, 9, 9, 64), (3, 3, 16, 64), dict(padding=1, groups=4)),
+    "line": ((4, 30, 20), (5, 20, 24), dict(padding=2)),
+    "volume": ((2, 5, 6, 7, 8), (3, 3, 3, 8, 16), dict(padding=1)),
+}
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("code", ["ours", "explicit"])
+@pytest.mark.parametrize("layer", LOOPED)
+def test_loops_run_convolutions_in_the_layout_that_is_fast_there(layer, code):
+    """XLA:CPU lays a convolution's arrays out anew outside of loops only."""
+    shape, kernel, options = LOOPED[layer]
+    layer = functools.partial(conv, **options)
+    if code == "explicit":
+        layer = explicit(functools.partial(stock_convolution, options=options))
+    loss = lambda x, w: jnp.sum(jnp.sin(layer(x, w)))
+
+    def summed(xs, w):
+        step = lambda total, x: (total + jax.grad(loss, 1)(x, w), jax.grad(loss)(x, w))
+        return jax.lax.scan(step, jnp.zeros_like(w), xs)
+
+    xs = jax.ShapeDtypeStruct((2, *shape), "float32")
+    text = jax.jit(summed).lower(xs, jax.ShapeDtypeStruct(kernel, "float32")).as_text()
+    layouts = set(re.findall(r"dim_numbers = (\S+x\S+->.+?\])", text.replace(", ", ",")))
+    channels_last = r"\[b,((?:\d,)+)f\]x\[\1i,o\]->\[b,\1f\]"
+    assert layouts
+    assert all(re.fullmatch(channels_last, layout) for layout in layouts), layouts
+
+
+def stock_convolution(x, w, options):
+    """What Flax's layers call."""
+    ndim = x.ndim - 2
+    space = "DHW"[-ndim:]
+    pad, stride, dilation = (
+        options.get(n, d) for n, d in (("padding", 0), ("stride", 1), ("dilation", 1))
+    )
+    return jax.lax.conv_general_dilated(
+        x, w, (stride,) * ndim, [(pad, pad)] * ndim, rhs_dilation=(dilation,) * ndim,
+        dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
+        feature_group_count=options.get("groups", 1),
+    )  # fmt: skip

@@ -543,6 +543,16 @@ def test_max_unpool(rng, shape, size, dtype):
         assert_array_equal(f(y.astype("int32")), reference(y.astype("int32")))
 
 
+@pytest.mark.versions
+@pytest.mark.parametrize("dtype, outside", [("int64", 2**32 + 3), ("int64", -(2**32) + 3), ("uint64", 2**63 + 3), ("uint32", 2**32 - 4), ("int32", -4), ("int8", -4)])  # fmt: skip
+def test_an_index_outside_of_the_plane_is_dropped_and_never_wraps(dtype, outside):
+    argmax = jnp.asarray(np.array([[1], [outside]], dtype))
+    y = jnp.array([[2.0], [3.0]])
+    x, pullback = jax.vjp(lambda y: max_unpool(y, argmax, output_size=(7,)), y)
+    assert_array_equal(x[:, 0], [0, 2, 0, 0, 0, 0, 0])
+    assert_array_equal(pullback(jnp.arange(10.0, 17)[:, None])[0][:, 0], [11, 0])
+
+
 def test_max_unpool_undoes_max_pool(rng):
     x = distinct(rng, 2, 7, 6, 3)
     y, argmax = max_pool(x, 3, stride=2, return_argmax=True)

@@ -113,12 +113,13 @@ def check_channels(x: jax.Array, w: jax.Array, groups: int) -> None:
 def check_bias(b: object, out: jax.Array, ndim: int, **maps: Any) -> jax.Array:
     """A bias for `out`, what became of maps: tied (C,) or untied (*out_spatial, C).
 
-    It has the maps' dtype, which need not be out's.
+    It has the maps' dtype or, where `preferred_element_type` makes it another one, out's.
     """
     ((_, x),) = maps.items()
     if not hasattr(b, "dtype"):
         raise TypeError(f"b: got {type(b).__name__}; it must be an array of {x.dtype}")
-    _, b = operands(integers=True, **maps, b=b)
+    like = {"y": out} if b.dtype == out.dtype else maps
+    _, b = operands(integers=True, **like, b=b)
     if b.shape not in (out.shape[-1:], out.shape[-1 - ndim :]):
         raise ValueError(
             f"b: got the shape {b.shape}; it must be tied, {out.shape[-1:]}, or untied, "

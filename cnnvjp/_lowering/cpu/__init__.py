@@ -73,7 +73,7 @@ def correlation(
 
 def input_gradient(
     dy: jax.Array, w: jax.Array, window: Window, groups: int, precision: Precision
-) -> Formulation | None:
+) -> Formulation:
     """For dx = h(dy, w); arguments as in `correlation`."""
     few_phases = math.prod(window.stride) <= _MOST_PHASES
     if _is_depthwise(w, window, groups) and few_phases:
@@ -88,18 +88,19 @@ def input_gradient(
         return functools.partial(volumes.input_gradient, window=window, planes=planes)
     if _has_short_rows(w.shape[-2:], window):
         return functools.partial(banded.input_gradient, window=window, precision=precision)
+    plain = functools.partial(dense.input_gradient, window=window, precision=precision)
     if window.ndim != 2 or max(window.stride) == 1 or window.taps == 1:
-        return None
+        return plain
     if _falls_into_cells(w.shape[-2], window):
         return functools.partial(dense.input_gradient_by_depth, window=window, precision=precision)
     if few_phases and w.shape[-2] >= _ENOUGH and _is_slow_dilated(window):
         return functools.partial(dense.input_gradient_by_phases, window=window, precision=precision)
-    return None
+    return plain
 
 
 def kernel_gradient(
     x: jax.Array, dy: jax.Array, window: Window, groups: int, precision: Precision
-) -> Formulation | None:
+) -> Formulation:
     """For dw = g(x, dy); arguments as in `correlation`."""
     if groups > 1 and x.shape[-1] == groups and window.taps <= _MOST_TAPS:
         return functools.partial(depthwise.kernel_gradient, window=window)
@@ -115,8 +116,9 @@ def kernel_gradient(
         return functools.partial(volumes.kernel_gradient, window=window, planes=planes)
     if REREADS and _has_short_rows((x.shape[-1], dy.shape[-1]), window) and x.shape[-1] == 1:
         return functools.partial(banded.kernel_gradient, window=window, precision=precision)
+    plain = functools.partial(dense.kernel_gradient, window=window, precision=precision)
     if window.ndim != 2:
-        return None
+        return plain
     patch = window.taps * x.shape[-1]
     if set(window.stride) == {1} and patch <= _NARROW and dy.shape[-1] >= _WIDE:
         return functools.partial(
@@ -127,7 +129,7 @@ def kernel_gradient(
         return functools.partial(
             dense.kernel_gradient_in_batches, window=window, precision=precision, batches=batches
         )
-    return None
+    return plain
 
 
 def window_sum(x: jax.Array, window: Window) -> Formulation | None:
@@ -151,16 +153,11 @@ def _each(
     choose: Callable[..., Formulation | None], window: Window, precision: Precision
 ) -> Formulation:
     """The formulation for a part of the work, chosen when the part's shapes are known."""
-    plain: dict[Callable[..., Formulation | None], Formulation] = {
-        correlation: xla.correlate,
-        input_gradient: xla.input_gradient,
-        kernel_gradient: xla.kernel_gradient,
-    }
 
     def run(a: jax.Array, b: jax.Array) -> jax.Array:
         formulation = choose(a, b, window, 1, precision)
         if formulation is None:
-            return plain[choose](a, b, window, 1, precision, ArrayType(a.dtype))
+            return xla.correlate(a, b, window, 1, precision, ArrayType(a.dtype))
         return formulation(a, b)
 
     return run

@@ -15,9 +15,24 @@ from jax import lax
 from cnnvjp._lowering import xla
 from cnnvjp._lowering.cpu.arrays import TOGETHER, Phase, barrier, summed, times, woven
 from cnnvjp._types import ArrayType, Precision
-from cnnvjp._windows.axes import pad_spatial, rot180
+from cnnvjp._windows.axes import exchange_channels, pad_spatial, rot180
 from cnnvjp._windows.geometry import Window, make_window
 from cnnvjp._windows.taps import each_tap, tap
+
+# ------------------------------------------------------------------------------------------
+# XLA's own, in the one layout that it runs fast in loops too
+# ------------------------------------------------------------------------------------------
+
+
+def input_gradient(dy: jax.Array, w: jax.Array, window: Window, precision: Precision) -> jax.Array:
+    """The kernel's channels exchanged in memory."""
+    return xla.input_gradient(dy, w, window, 1, precision, ArrayType(dy.dtype), canonical=True)
+
+
+def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, precision: Precision) -> jax.Array:
+    """Batch and channels exchanged in memory."""
+    return xla.kernel_gradient(x, dy, window, 1, precision, ArrayType(x.dtype), canonical=True)
+
 
 # ------------------------------------------------------------------------------------------
 # Forward passes of images with one channel, or three
@@ -46,8 +61,8 @@ def input_gradient_by_phases(
     """Phase by phase: convolutions of stride 1, without the zeros of an upsampled dy."""
 
     def part(phase: Phase) -> jax.Array:
-        taps, out = rot180(w[phase.kernel]), ArrayType(dy.dtype)
-        return xla.correlate(dy, taps, phase.window, 1, precision, out, exchanged=True)
+        taps = exchange_channels(rot180(w[phase.kernel]), 1)
+        return xla.correlate(dy, taps, phase.window, 1, precision, ArrayType(dy.dtype))
 
     return woven(window, part, dy.shape[0], w.shape[-2], dy.dtype)
 
@@ -67,8 +82,9 @@ def input_gradient_by_depth(
     w = jnp.pad(w, ((0, filling[0]), (0, filling[1]), (0, 0), (0, 0)))
     w = w.reshape(kh, sh, kw, sw, channels, maps).transpose(0, 2, 1, 3, 4, 5)
     w = barrier(w.reshape(kh, kw, sh * sw * channels, maps))
+    taps = exchange_channels(rot180(w), 1)
     full = make_window(window.output_size, (kh, kw), 1, "FULL", 1)
-    dx = xla.correlate(dy, rot180(w), full, 1, precision, ArrayType(dy.dtype), exchanged=True)
+    dx = xla.correlate(dy, taps, full, 1, precision, ArrayType(dy.dtype))
     n, rows, columns, _ = dx.shape
     dx = barrier(dx).reshape(n, rows, columns, sh, sw, channels).transpose(0, 1, 3, 2, 4, 5)
     dx = dx.reshape(n, rows * sh, columns * sw, channels)
@@ -100,10 +116,7 @@ def kernel_gradient_in_batches(
     from all over the whole one, so that those divided among devices stay where they are.
     """
     x, dy = (a.reshape(a.shape[0] // batches, batches, *a.shape[1:]) for a in (x, dy))
-    parts = [
-        xla.kernel_gradient(x[:, i], dy[:, i], window, 1, precision, ArrayType(x.dtype))
-        for i in range(batches)
-    ]
+    parts = [kernel_gradient(x[:, i], dy[:, i], window, precision) for i in range(batches)]
     return functools.reduce(operator.add, parts)
 
 
