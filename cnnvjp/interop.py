@@ -7,19 +7,21 @@ convolution layers need nothing from here: they take `cnnvjp.conv_general_dilate
 import functools
 import importlib
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import Any, Literal, TypeVar
 
+import chex
 import jax
 import numpy as np
 
 from cnnvjp.rewriting import explicit
 
 Tree = TypeVar("Tree")
-Padding = str | Sequence[tuple[int, int]]
+Padding = Literal["SAME", "SAME_LOWER", "VALID"] | Sequence[tuple[int, int]]
 
 
 def flax_max_pool(
-    inputs: jax.Array,
+    inputs: chex.Array,
     window_shape: Sequence[int],
     strides: Sequence[int] | None = None,
     padding: Padding = "VALID",
@@ -56,7 +58,7 @@ def flax_max_pool(
 
 
 def flax_avg_pool(
-    inputs: jax.Array,
+    inputs: chex.Array,
     window_shape: Sequence[int],
     strides: Sequence[int] | None = None,
     padding: Padding = "VALID",
@@ -124,7 +126,7 @@ def equinox_layers(model: Tree) -> Tree:
     nn = _imported("equinox").nn
     kinds = (nn.Conv, nn.ConvTranspose, nn.Pool)
 
-    def rewritten(node: Any) -> Any:
+    def rewritten(node: object) -> object:
         return _as_explicit(node) if isinstance(node, kinds) else node
 
     return jax.tree.map(rewritten, model, is_leaf=lambda node: isinstance(node, kinds))
@@ -174,10 +176,10 @@ def haiku_transformed(transformed: Tree) -> Tree:
 
 def _flax_pool(
     name: str,
-    inputs: jax.Array,
+    inputs: chex.Array,
     window_shape: Sequence[int],
     strides: Sequence[int] | None,
-    **options: Any,
+    **options: object,
 ) -> jax.Array:
     """Flax's pooling of this name, whose options are bound before anything is traced."""
     pool = getattr(_imported("flax.linen"), name)
@@ -186,13 +188,13 @@ def _flax_pool(
     return explicit(functools.partial(pool, **options))(inputs)
 
 
-def _as_tuple(argument: str, value: Any) -> tuple[int, ...]:
+def _as_tuple(argument: str, value: object) -> tuple[int, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
         raise TypeError(f"{argument}: got {value!r}; it must be a sequence of ints")
     return tuple(value)
 
 
-def _as_explicit(layer: Any) -> Any:
+def _as_explicit(layer: Tree) -> Tree:
     """A layer as one of the class below, with the same fields."""
     kind: Any = type(layer)
     new = object.__new__(_explicit_class(kind))
@@ -215,7 +217,7 @@ def _explicit_class(kind: Any) -> Any:
     return type(kind)(f"Explicit{kind.__name__}", (kind,), members)
 
 
-def _imported(name: str) -> Any:
+def _imported(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -4,14 +4,22 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import chex
 import jax
 
+# A tree of arrays, by a structure that the model alone knows: whoever indexes it knows which.
+Tree = Any
+Named = Callable[[str, jax.Array], jax.Array]
+Init = Callable[..., tuple[Tree, Tree]]
+Apply = Callable[..., tuple[jax.Array, Tree]]
+Intermediates = Callable[..., dict[str, jax.Array]]
 
-def _names_nothing(*_: Any, **__: Any) -> dict[str, jax.Array]:
+
+def _names_nothing(*_: object, **__: object) -> dict[str, jax.Array]:
     raise ValueError("intermediates: this model names no values; build it by Model.named")
 
 
-def _check_function(name: str, value: Any) -> None:
+def _check_function(name: str, value: object) -> None:
     if not callable(value):
         raise TypeError(f"{name}: got {value!r}; it must be a function")
 
@@ -57,18 +65,16 @@ class Model:
     Source: [H] 8.27–8.31.
     """
 
-    init: Callable[..., tuple[Any, Any]]
-    apply: Callable[..., tuple[jax.Array, Any]]
-    intermediates: Callable[..., dict[str, jax.Array]] = _names_nothing
+    init: Init
+    apply: Apply
+    intermediates: Intermediates = dataclasses.field(default_factory=lambda: _names_nothing)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_function(field.name, getattr(self, field.name))
 
     @staticmethod
-    def named(
-        init: Callable[..., tuple[Any, Any]], forward: Callable[..., tuple[jax.Array, Any]]
-    ) -> "Model":
+    def named(init: Init, forward: Apply) -> "Model":
         """A model from one forward function that names the values on its way.
 
         Args:
@@ -99,26 +105,26 @@ class Model:
         _check_function("forward", forward)
 
         def apply(
-            params: Any,
-            state: Any,
-            x: jax.Array,
+            params: chex.ArrayTree,
+            state: chex.ArrayTree,
+            x: chex.Array,
             *,
             train: bool,
-            key: jax.Array | None = None,
+            key: chex.PRNGKey | None = None,
             perturbations: Mapping[str, jax.Array] | None = None,
-        ) -> tuple[jax.Array, Any]:
+        ) -> tuple[jax.Array, Tree]:
             named = _Named({} if perturbations is None else perturbations)
             y, state = forward(params, state, x, named, train=train, key=key)
             named.check_all_used()
             return y, state
 
         def intermediates(
-            params: Any,
-            state: Any,
-            x: jax.Array,
+            params: chex.ArrayTree,
+            state: chex.ArrayTree,
+            x: chex.Array,
             *,
             train: bool = False,
-            key: jax.Array | None = None,
+            key: chex.PRNGKey | None = None,
         ) -> dict[str, jax.Array]:
             named = _Named({})
             forward(params, state, x, named, train=train, key=key)

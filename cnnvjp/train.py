@@ -6,21 +6,25 @@ For whole runs, from a data set to a folder of results, see `cnnvjp.training`.
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from chex import Array, ArrayTree
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cnnvjp._checks.arrays import key_operand
 from cnnvjp._types import FLOATS, accumulator
-from cnnvjp.model import Model
+from cnnvjp.model import Model, Tree
 
-Batch = tuple[Any, Any]
+Batch = tuple[Array, ArrayTree]
 Metrics = dict[str, jax.Array]
-Loss = Callable[[jax.Array, Any], jax.Array]
+Loss = Callable[[jax.Array, Tree], jax.Array]
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 class TrainState(NamedTuple):
@@ -34,9 +38,9 @@ class TrainState(NamedTuple):
     """
 
     step: jax.Array
-    params: Any
-    state: Any
-    opt_state: Any
+    params: Tree
+    state: Tree
+    opt_state: Tree
 
 
 def create(
@@ -85,7 +89,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     mesh: Mesh | None = None,
-    observe: Callable[[Any], Metrics] | None = None,
+    observe: Callable[[Tree], Metrics] | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """A compiled step of training: `step(train_state, (x, t), key) -> (train_state, metrics)`.
 
@@ -145,7 +149,9 @@ def make_train_step(
     if observe is not None:
         _check_function("observe", observe, "gradients")
 
-    def mean_loss(params: Any, state: Any, batch: Batch, key: jax.Array) -> Any:
+    def mean_loss(
+        params: Tree, state: Tree, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
         x, t = batch
         y, state = model.apply(params, state, x, train=True, key=key)
         return _mean_loss(loss, y, t), (y, state)
@@ -220,7 +226,7 @@ def make_eval_step(
 # ------------------------------------------------------------------------------------------
 
 
-def _mean_loss(loss: Loss, y: jax.Array, t: Any) -> jax.Array:
+def _mean_loss(loss: Loss, y: jax.Array, t: ArrayTree) -> jax.Array:
     values = loss(y, t)
     if not hasattr(values, "dtype") or values.dtype not in FLOATS:
         got = getattr(values, "dtype", type(values).__name__)
@@ -233,7 +239,7 @@ def _mean_loss(loss: Loss, y: jax.Array, t: Any) -> jax.Array:
     return jnp.mean(values, dtype=accumulator(values.dtype))
 
 
-def _accuracy(y: jax.Array, t: Any) -> Metrics:
+def _accuracy(y: jax.Array, t: Tree) -> Metrics:
     """The share of examples whose largest logit is the label's, where there are labels."""
     labels = hasattr(t, "dtype") and jnp.issubdtype(t.dtype, jnp.integer)
     if not labels or t.shape != y.shape[:-1]:
@@ -242,12 +248,12 @@ def _accuracy(y: jax.Array, t: Any) -> Metrics:
     return {"accuracy": jnp.mean(right, dtype=jnp.float32)}
 
 
-def _norm(gradients: Any) -> jax.Array:
+def _norm(gradients: ArrayTree) -> jax.Array:
     """The Euclidean length of all gradients together."""
     return optax.tree.norm(jax.tree.map(lambda g: g.astype(accumulator(g.dtype)), gradients))
 
 
-def _check_has(name: str, value: Any, *functions: str) -> None:
+def _check_has(name: str, value: object, *functions: str) -> None:
     """Checks that a model or an optimizer is one, and not the function that makes it."""
     if not all(hasattr(value, function) for function in functions):
         called = ": call it first" if callable(value) else ""
@@ -256,12 +262,12 @@ def _check_has(name: str, value: Any, *functions: str) -> None:
         )
 
 
-def _check_function(name: str, value: Any, arguments: str) -> None:
+def _check_function(name: str, value: object, arguments: str) -> None:
     if not callable(value):
         raise TypeError(f"{name}: got {value!r}; it must be a function {name}({arguments})")
 
 
-def _check_train_state(train_state: Any) -> None:
+def _check_train_state(train_state: object) -> None:
     if not isinstance(train_state, TrainState):
         raise TypeError(
             f"train_state: got {type(train_state).__name__}; it must be a TrainState, as "
@@ -269,7 +275,7 @@ def _check_train_state(train_state: Any) -> None:
         )
 
 
-def _check_batch(batch: Any) -> None:
+def _check_batch(batch: object) -> None:
     """Checks that a batch is a pair (x, t) with the same number of examples, at least one."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         got = "one array" if hasattr(batch, "shape") else f"a {type(batch).__name__}"
@@ -291,7 +297,9 @@ def _check_batch(batch: Any) -> None:
         )
 
 
-def _compiled(step: Callable[..., Any], mesh: Mesh | None, *, donate: bool) -> Callable[..., Any]:
+def _compiled(
+    step: Callable[Arguments, Result], mesh: Mesh | None, *, donate: bool
+) -> Callable[Arguments, Result]:
     """Compiles a step, on a mesh with the batch divided and all else whole on every device.
 
     The step's arguments are the train state, the batch, and possibly a key.
@@ -310,7 +318,7 @@ def _compiled(step: Callable[..., Any], mesh: Mesh | None, *, donate: bool) -> C
     signature = inspect.signature(step)
 
     @functools.wraps(compiled)
-    def placed(*args: Any, **named: Any) -> Any:
+    def placed(*args: Arguments.args, **named: Arguments.kwargs) -> Result:
         train_state, batch, *key = signature.bind(*args, **named).args
         _check_train_state(train_state)
         _check_batch(batch)
@@ -330,10 +338,10 @@ def _compiled(step: Callable[..., Any], mesh: Mesh | None, *, donate: bool) -> C
     return placed
 
 
-def _place(arguments: Any, shardings: Any) -> Any:
+def _place(arguments: tuple[Tree, ...], shardings: tuple[NamedSharding, ...]) -> tuple[Tree, ...]:
     """Puts each array where its sharding says, which costs nothing where it is there already."""
 
-    def place(array: Any, sharding: NamedSharding) -> Any:
+    def place(array: Array, sharding: NamedSharding) -> jax.Array:
         # Between steps all is in its place: to ask is far cheaper than to put it there again.
         if isinstance(array, jax.Array) and array.sharding == sharding:
             return array
@@ -345,7 +353,7 @@ def _place(arguments: Any, shardings: Any) -> Any:
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
         return jax.make_array_from_process_local_data(sharding, np.asarray(array))
 
-    def place_all(tree: Any, sharding: NamedSharding) -> Any:
+    def place_all(tree: Tree, sharding: NamedSharding) -> Tree:
         return jax.tree.map(lambda array: place(array, sharding), tree)
 
     return tuple(map(place_all, arguments, shardings))

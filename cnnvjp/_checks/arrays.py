@@ -2,8 +2,9 @@
 
 import contextlib
 import math
-from typing import Any
+from typing import TypeGuard
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from cnnvjp._types import FLOATS, is_integer, unify_varying
 
 
-def operands(*, integers: bool = False, **arrays: Any) -> tuple[jax.Array, ...]:
+def operands(*, integers: bool = False, **arrays: object) -> tuple[jax.Array, ...]:
     """The array arguments of one call, checked and made alike.
 
     They must be real and share a dtype. A Python number takes the dtype of the first array,
@@ -37,7 +38,7 @@ def operands(*, integers: bool = False, **arrays: Any) -> tuple[jax.Array, ...]:
     for name, value in [pair for pair in given if not _was_number(pair[1])] or given:
         _check_dtype(name, value, integers)
         found = jax.dtypes.canonicalize_dtype(value.dtype)  # float32 for NumPy's, without x64
-        if first is None:
+        if dtype is None:
             first, dtype = name, found
         elif found != dtype:
             widest, other = (first, name) if _is_wider(dtype, found) else (name, first)
@@ -49,22 +50,22 @@ def operands(*, integers: bool = False, **arrays: Any) -> tuple[jax.Array, ...]:
     return unify_varying(*checked)
 
 
-def _is_wider(a: Any, b: Any) -> bool:
+def _is_wider(a: np.dtype, b: np.dtype) -> bool:
     """Whether `a` is the one to cast to: floating beside an integer, or else the larger."""
     floating = [jnp.issubdtype(dtype, jnp.floating) for dtype in (a, b)]
     return floating[0] if floating[0] != floating[1] else a.itemsize >= b.itemsize
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: object) -> TypeGuard[chex.Array]:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
-def _was_number(value: Any) -> bool:
+def _was_number(value: chex.Array) -> bool:
     """Whether an array was a Python number, as in jax.grad(f)(0.5): its type is weak."""
     return getattr(value, "weak_type", False) and not value.shape
 
 
-def _check_dtype(name: str, value: Any, integers: bool) -> None:
+def _check_dtype(name: str, value: chex.Array, integers: bool) -> None:
     if value.dtype in FLOATS or (integers and is_integer(value.dtype)):
         return
     welcome = ", or an integer of 8 to 64 bits" if integers else ""
@@ -74,7 +75,7 @@ def _check_dtype(name: str, value: Any, integers: bool) -> None:
     )
 
 
-def _as_array(name: str, value: Any, dtype: Any) -> Any:
+def _as_array(name: str, value: object, dtype: np.dtype | None) -> jax.Array:
     if isinstance(value, jax.Array):
         if not value.weak_type:
             return value
@@ -95,7 +96,7 @@ def _as_array(name: str, value: Any, dtype: Any) -> Any:
     raise TypeError(f"{name}: got {type(value).__name__}; it must be a jax or numpy array")
 
 
-def _converted(name: str, value: Any, needed: str) -> jax.Array:
+def _converted(name: str, value: chex.Array, needed: str) -> jax.Array:
     """An array of another library, such as NumPy, as JAX's."""
     try:
         return jnp.asarray(value)
@@ -103,7 +104,7 @@ def _converted(name: str, value: Any, needed: str) -> jax.Array:
         raise TypeError(f"{name}: got {type(value).__name__}; it must be {needed}") from error
 
 
-def number_operand(name: str, value: float, dtype: Any) -> jax.Array:
+def number_operand(name: str, value: float, dtype: np.dtype) -> jax.Array:
     """A Python number as an array, if `dtype` can hold it."""
     with contextlib.suppress(OverflowError), np.errstate(over="ignore"):
         number = np.asarray(value, dtype)
@@ -112,7 +113,7 @@ def number_operand(name: str, value: float, dtype: Any) -> jax.Array:
     raise ValueError(f"{name}: got {value!r}, which {dtype} cannot hold; it must be in its range")
 
 
-def integer_operand(name: str, value: Any) -> jax.Array:
+def integer_operand(name: str, value: object) -> jax.Array:
     """An array argument that holds indices."""
     if not _is_array(value) or not is_integer(value.dtype):
         got = getattr(value, "dtype", type(value).__name__)
@@ -120,7 +121,7 @@ def integer_operand(name: str, value: Any) -> jax.Array:
     return _converted(name, value, "an array of integers")
 
 
-def key_operand(key: Any) -> jax.Array:
+def key_operand(key: chex.PRNGKey) -> jax.Array:
     """One random key, as `jax.random.key` makes it or of the older kind."""
     dtype = getattr(key, "dtype", None) if _is_array(key) else None
     if dtype == np.uint32 and key.ndim:  # the older kind shows its words as a last axis
@@ -139,7 +140,7 @@ def key_operand(key: Any) -> jax.Array:
     return key
 
 
-def check_suffix(name: str, b: Any, z: jax.Array, *, smallest: int) -> None:
+def check_suffix(name: str, b: jax.Array, z: jax.Array, *, smallest: int) -> None:
     """Checks that b has the shape of z's last axes, of at least `smallest` of them."""
     if not smallest <= b.ndim <= z.ndim or b.shape != z.shape[z.ndim - b.ndim :]:
         tied = ", ".join(["()"] * (smallest == 0) + [str(z.shape[-1:])])

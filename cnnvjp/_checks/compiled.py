@@ -9,7 +9,7 @@ import jax
 from cnnvjp._jax_versions import static_arguments
 
 
-def call(core: jax.custom_vjp, *args: Any) -> Any:
+def call(core: jax.custom_vjp, *args: object) -> Any:
     """Calls a core as one compiled function.
 
     An eager call then costs one dispatch instead of tracing the rule anew. Under an outer
@@ -23,5 +23,5 @@ def call(core: jax.custom_vjp, *args: Any) -> Any:
 
 
 @functools.cache
-def _compiled(core: Any) -> Callable[..., Any]:
+def _compiled(core: jax.custom_vjp) -> Callable[..., Any]:
     return jax.jit(core, static_argnums=static_arguments(core), inline=True)

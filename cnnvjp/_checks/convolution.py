@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.options import flag_option, hashable_precision, positive_int
-from cnnvjp._types import FLOATS, Padding, PerAxis
+from cnnvjp._types import FLOATS, Padding, PerAxis, Precision
 from cnnvjp._windows.geometry import Window, make_window
 from cnnvjp._windows.spatial import spatial_size
 
@@ -30,12 +32,16 @@ class Options:
 
     groups: int
     flip_kernel: bool
-    precision: Any
-    dtype: Any
+    precision: Precision
+    dtype: np.dtype
 
 
 def make_options(
-    x: jax.Array, groups: int, flip_kernel: bool, precision: Any, preferred_element_type: Any
+    x: jax.Array,
+    groups: int,
+    flip_kernel: bool,
+    precision: Precision,
+    preferred_element_type: DTypeLike | None,
 ) -> Options:
     """Checks the options that need no geometry."""
     dtype = x.dtype
@@ -46,7 +52,7 @@ def make_options(
     )
 
 
-def _output_dtype(dtype: Any, preferred: Any) -> Any:
+def _output_dtype(dtype: np.dtype, preferred: DTypeLike) -> np.dtype:
     """The dtype asked for, of the kind of the arrays': floating, signed or unsigned."""
     chosen = None
     if not isinstance(preferred, jax.Array | np.ndarray):
@@ -104,7 +110,7 @@ def check_channels(x: jax.Array, w: jax.Array, groups: int) -> None:
         )
 
 
-def check_bias(b: Any, out: jax.Array, ndim: int, **maps: Any) -> jax.Array:
+def check_bias(b: object, out: jax.Array, ndim: int, **maps: Any) -> jax.Array:
     """A bias for `out`, what became of maps: tied (C,) or untied (*out_spatial, C).
 
     It has the maps' dtype or, where `preferred_element_type` makes it another one, out's.
@@ -146,5 +152,6 @@ def on_one_batch_axis(
             f"{first}: its batch axes {batch} are sharded as {jax.typeof(x).sharding.spec} and "
             "cannot be merged; shard the first of them alone, or use jax.vmap for the others"
         ) from error
+    chex.assert_rank(merged, 1 + ndim + 1)
     result = core(*merged)
     return result.reshape(*batch, *result.shape[1:]) if maps else result

@@ -4,15 +4,19 @@ import contextlib
 import math
 import numbers
 import operator
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, SupportsIndex, TypeVar
 
 import jax
 import numpy as np
 
+from cnnvjp._types import Precision
 from cnnvjp._windows.spatial import int_or_none, is_sequence, static_hint
 
+Name = TypeVar("Name", bound=str)
 
-def positive_int(name: str, value: Any) -> int:
+
+def positive_int(name: str, value: SupportsIndex) -> int:
     """An option that must be an int of at least 1."""
     try:
         number = 0 if isinstance(value, bool) else operator.index(value)
@@ -40,14 +44,14 @@ def number_option(
     )
 
 
-def flag_option(name: str, value: Any) -> bool:
+def flag_option(name: str, value: object) -> bool:
     """An option that is on or off."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
     raise TypeError(f"{name}: got {value!r}; it must be True or False{static_hint(value)}")
 
 
-def choice_option(name: str, value: Any, choices: tuple[str, ...]) -> str:
+def choice_option(name: str, value: Name, choices: tuple[Name, ...]) -> Name:
     """An option that must be one of a few names."""
     if isinstance(value, str) and value in choices:
         return value
@@ -57,7 +61,7 @@ def choice_option(name: str, value: Any, choices: tuple[str, ...]) -> str:
     raise ValueError(f"{name}: got {value!r}; it must be {names}{static_hint(value)}")
 
 
-def axes_option(name: str, axes: Any, x: jax.Array) -> tuple[int, ...]:
+def axes_option(name: str, axes: int | Sequence[int], x: jax.Array) -> tuple[int, ...]:
     """An option that names axes of `x`, one int or a sequence of them, counted from the front."""
     found = [int_or_none(axis) for axis in (axes if is_sequence(axes) else (axes,))]
     entries = [x.ndim if axis is None else axis for axis in found]
@@ -70,7 +74,7 @@ def axes_option(name: str, axes: Any, x: jax.Array) -> tuple[int, ...]:
     return tuple(counted)
 
 
-def hashable_precision(precision: Any) -> Any:
+def hashable_precision(precision: Any) -> Precision:
     """A precision as lax takes it, checked and fit to be a static option."""
     if precision is None:
         return None

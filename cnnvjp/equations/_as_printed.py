@@ -15,6 +15,34 @@ from cnnvjp.equations._jefkine import j_1, j_2, j_8
 from cnnvjp.equations._notation import Array, from_0, given, over, require, rot180
 from cnnvjp.equations._slides import s_spread, s_stride
 
+__all__ = [
+    "b_downsampling_backward_as_printed",
+    "b_multi_channel_backward_as_printed",
+    "h_8_18_19_as_printed",
+    "h_8_37_as_printed",
+    "h_8_39_as_printed",
+    "h_8_41_as_printed",
+    "h_8_44_as_printed",
+    "h_8_45_as_printed",
+    "h_p8_2_as_printed",
+    "h_p8_2_as_worded",
+    "h_p8_3_as_printed",
+    "h_p8_4_as_printed",
+    "j_3_as_printed",
+    "j_4_as_printed",
+    "j_5_as_printed",
+    "j_7_as_printed",
+    "j_9_as_named",
+    "j_14_as_pictured",
+    "j_19_first_term",
+    "j_19_first_term_as_printed",
+    "j_21_as_printed",
+    "j_22_as_answered",
+    "j_22_as_printed",
+    "s_flipped_as_drawn",
+    "s_stride_backward_as_drawn",
+]
+
 
 def j_3_as_printed(I: ArrayLike, K: ArrayLike) -> Array:  # noqa: E741
     """[J] 3 with the limits of 2: Σ_m=0…k₁−1 Σ_n=0…k₂−1 I(i+m, j+n) K(−m, −n).

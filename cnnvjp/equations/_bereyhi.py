@@ -21,6 +21,28 @@ from cnnvjp.equations._notation import (
     sizes_within,
 )
 
+__all__ = [
+    "b_activation_backward",
+    "b_convolution",
+    "b_convolution_1d",
+    "b_convolution_3d",
+    "b_convolution_backward",
+    "b_depthwise_convolution",
+    "b_downsampling",
+    "b_downsampling_backward",
+    "b_filter_gradient",
+    "b_max_pooling",
+    "b_max_pooling_backward",
+    "b_mean_pooling",
+    "b_mean_pooling_backward",
+    "b_multi_channel",
+    "b_multi_channel_backward",
+    "b_multi_channel_filter_gradient",
+    "b_rearranged_filters",
+    "b_upsampling",
+    "b_upsampling_backward",
+]
+
 
 def b_max_pooling(Y: ArrayLike, size: tuple[int, int]) -> Array:
     """Largest value of every window, at stride 1.

@@ -5,6 +5,11 @@
 
 from dataclasses import dataclass
 
+__all__ = [
+    "ERRATA",
+    "Erratum",
+]
+
 
 @dataclass(frozen=True)
 class Erratum:

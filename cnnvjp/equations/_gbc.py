@@ -11,6 +11,13 @@ from numpy.typing import ArrayLike
 
 from cnnvjp.equations._notation import Array, from_1, given, over, require, sizes_within
 
+__all__ = [
+    "gbc_9_8",
+    "gbc_9_11",
+    "gbc_9_13",
+    "gbc_input_sizes",
+]
+
 
 def gbc_9_8(K: ArrayLike, V: ArrayLike, s: int) -> Array:
     """Convolve a multi-channel image with a stack of kernels at stride s: Z = c(K, V, s).

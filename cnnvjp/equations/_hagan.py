@@ -20,6 +20,24 @@ from cnnvjp.equations._notation import (
     sizes_within,
 )
 
+__all__ = [
+    "h_8_5",
+    "h_8_6",
+    "h_8_8",
+    "h_8_9",
+    "h_8_12",
+    "h_8_13",
+    "h_8_14_15",
+    "h_8_16_17",
+    "h_8_18_19",
+    "h_8_20",
+    "h_8_21",
+    "h_8_22",
+    "h_8_24",
+    "h_8_26",
+    "h_figure_8_1",
+]
+
 
 def h_8_5(P: ArrayLike, W: ArrayLike) -> Array:
     """Convolution as a sum of impulse responses, one for each pixel.

@@ -23,6 +23,27 @@ from cnnvjp.equations._notation import (
     sizes_within,
 )
 
+__all__ = [
+    "h_8_33",
+    "h_8_34",
+    "h_8_36",
+    "h_8_38",
+    "h_8_39",
+    "h_8_40",
+    "h_8_41",
+    "h_8_44",
+    "h_8_45",
+    "h_8_47",
+    "h_8_48",
+    "h_8_52",
+    "h_e8_8",
+    "h_e8_9",
+    "h_p8_1",
+    "h_p8_2",
+    "h_p8_3",
+    "h_p8_4",
+]
+
 
 def h_8_33(LZ: ArrayLike, b: float) -> Array:
     """Summation net input with a tied bias: n_i,j = lz_i,j + b.

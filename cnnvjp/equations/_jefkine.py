@@ -21,6 +21,27 @@ from cnnvjp.equations._notation import (
     sizes_within,
 )
 
+__all__ = [
+    "j_1",
+    "j_2",
+    "j_3",
+    "j_4",
+    "j_5",
+    "j_6",
+    "j_7",
+    "j_8",
+    "j_9",
+    "j_13",
+    "j_14",
+    "j_20",
+    "j_21",
+    "j_22",
+    "j_average_pooling",
+    "j_average_pooling_routing",
+    "j_max_pooling",
+    "j_max_pooling_routing",
+]
+
 
 def j_1(I: ArrayLike, K: ArrayLike) -> Array:
     """Cross-correlation of an image with a kernel.

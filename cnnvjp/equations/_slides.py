@@ -10,6 +10,13 @@ from numpy.typing import ArrayLike
 
 from cnnvjp.equations._notation import Array, given, over, require, rot180, sizes_within
 
+__all__ = [
+    "s_flipped",
+    "s_spread",
+    "s_stride",
+    "s_stride_backward",
+]
+
 
 def s_stride(x: ArrayLike, w: ArrayLike, stride: int) -> Array:
     """Multiply each window of the input with the kernel and add up.

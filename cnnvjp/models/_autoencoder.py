@@ -1,18 +1,18 @@
 """A convolutional autoencoder, whose decoder runs convolutions backwards."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from cnnvjp._windows.spatial import spatial_size
 from cnnvjp.activations import relu
 from cnnvjp.affine import add_bias
 from cnnvjp.convolution import conv_transpose
-from cnnvjp.model import Model
+from cnnvjp.model import Model, Named
 from cnnvjp.models._layers import (
-    Named,
+    ByLayer,
     Parameters,
     by_layer,
     check_dtype,
@@ -34,7 +34,7 @@ _upward = jax.nn.initializers.variance_scaling(
 )
 
 
-def autoencoder(maps: Sequence[int] = (16, 4), *, dtype: Any = jnp.float32) -> Model:
+def autoencoder(maps: Sequence[int] = (16, 4), *, dtype: DTypeLike = jnp.float32) -> Model:
     """Two strided convolutions down to a code, two transposed ones up to the input's size.
 
     Encoder and decoder are [GBC]'s c and h: "convolutional networks with reconstruction
@@ -89,8 +89,8 @@ def autoencoder(maps: Sequence[int] = (16, 4), *, dtype: Any = jnp.float32) -> M
         return named(f"n{layer}", add_bias(named(f"lz{layer}", lz), params["b"]))
 
     def forward(
-        params: Any, state: Any, x: jax.Array, named: Named, *, train: bool, key: Any
-    ) -> tuple[jax.Array, Any]:
+        params: ByLayer, state: ByLayer, x: jax.Array, named: Named, *, train: bool, key: object
+    ) -> tuple[jax.Array, ByLayer]:
         params = by_layer("params", params)
         a1 = named("a1", relu(down(named, 1, x, params["conv1"])))
         a2 = named("a2", relu(down(named, 2, a1, params["conv2"])))
@@ -99,7 +99,7 @@ def autoencoder(maps: Sequence[int] = (16, 4), *, dtype: Any = jnp.float32) -> M
         return n4, state
 
     @compiled_init
-    def init(key: jax.Array, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
+    def init(key: jax.Array, input_shape: tuple[int, ...]) -> tuple[ByLayer, ByLayer]:
         *_, channels = input_shape
         key1, key2, key3, key4 = jax.random.split(key, 4)
         # A transpose has the kernel of the forward convolution: (*kernel, result, input).

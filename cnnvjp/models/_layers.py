@@ -6,21 +6,24 @@ Layers are numbered as in [H] fig. 8.9: a pooling layer counts as one.
 import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from cnnvjp._checks.arrays import key_operand
 from cnnvjp._checks.options import positive_int
-from cnnvjp._types import FLOATS
+from cnnvjp._types import FLOATS, Padding, PerAxis
 from cnnvjp._windows.spatial import is_sequence, per_axis
 from cnnvjp.affine import add_bias, dense
 from cnnvjp.convolution import conv
+from cnnvjp.model import Named
 
 Parameters = dict[str, jax.Array]
-Named = Callable[[str, jax.Array], jax.Array]
+ByLayer = dict[str, Parameters]
+Draw = Callable[[jax.Array, tuple[int, ...]], tuple[ByLayer, ByLayer]]
 
 # Our kernels are (*kernel, C_in // groups, C_out) and our matrices (n_in, n_out), for which
 # the axes that JAX's initialisers assume are right: the fan-in is the product of all but the
@@ -30,7 +33,7 @@ before_tanh = jax.nn.initializers.glorot_normal()
 before_softmax = jax.nn.initializers.glorot_normal()
 
 
-def compiled_init(init: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+def compiled_init(init: Draw) -> Draw:
     """Draws all of a model's parameters in one compilation, after a check of what it is given.
 
     Args:
@@ -39,7 +42,7 @@ def compiled_init(init: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[A
     compiled = jax.jit(init, static_argnums=1)
 
     @functools.wraps(init)
-    def checked(key: jax.Array, input_shape: Sequence[int]) -> tuple[Any, Any]:
+    def checked(key: jax.Array, input_shape: Sequence[int]) -> tuple[ByLayer, ByLayer]:
         key_operand(key)
         shape = check_input_shape(input_shape)
         try:
@@ -55,7 +58,7 @@ def compiled_init(init: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[A
 def layer_params(
     key: jax.Array,
     weight_shape: tuple[int, ...],
-    dtype: Any,
+    dtype: np.dtype,
     initializer: jax.nn.initializers.Initializer = before_relu,
 ) -> Parameters:
     """Random weights of one layer, and a bias of zeros for its outputs."""
@@ -66,10 +69,16 @@ def layer_params(
 
 
 def convolution(
-    named: Named, layer: int, a: jax.Array, params: Parameters, **options: Any
+    named: Named,
+    layer: int,
+    a: jax.Array,
+    params: Parameters,
+    *,
+    stride: PerAxis = 1,
+    padding: Padding = "VALID",
 ) -> jax.Array:
     """The net input of a convolution layer, N = W ⊗ A + b ([H] 8.21, 8.32)."""
-    lz = named(f"lz{layer}", conv(a, params["w"], **options))
+    lz = named(f"lz{layer}", conv(a, params["w"], stride=stride, padding=padding))
     return named(f"n{layer}", add_bias(lz, params["b"]))
 
 
@@ -82,7 +91,7 @@ def fully_connected(named: Named, layer: int, a: jax.Array, params: Parameters) 
 class _Entries(dict[str, Any]):
     """The entries of an argument, with an error that names it where one is missing."""
 
-    def __init__(self, argument: str, entries: Any) -> None:
+    def __init__(self, argument: str, entries: object) -> None:
         if not isinstance(entries, Mapping):
             raise TypeError(
                 f"{argument}: got {type(entries).__name__}; it must be a dict, as the model's init "
@@ -91,14 +100,14 @@ class _Entries(dict[str, Any]):
         super().__init__(entries)
         self._argument = argument
 
-    def __missing__(self, name: str) -> Any:
+    def __missing__(self, name: str) -> NoReturn:
         raise ValueError(
             f"{self._argument}: got entries for {', '.join(map(repr, self)) or 'nothing'}; it must "
             f"have {name!r} too, as the model's init returns it"
         )
 
 
-def by_layer(argument: str, tree: Any) -> dict[str, Parameters]:
+def by_layer(argument: str, tree: object) -> ByLayer:
     """The arrays of each layer, from a tree that may be another model's."""
     layers = _Entries(argument, tree)
     for name, arrays in layers.items():
@@ -136,7 +145,7 @@ def check_classes(classes: int) -> int:
     return positive_int("classes", classes)
 
 
-def check_dtype(dtype: Any) -> np.dtype:
+def check_dtype(dtype: DTypeLike | None) -> np.dtype:
     """The dtype of a model's parameters, and so of its input."""
     if dtype is not None:  # which numpy takes for float64
         with contextlib.suppress(TypeError):

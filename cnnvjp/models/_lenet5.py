@@ -1,17 +1,17 @@
 """LeNet-5, as it is used today and close to how it was."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 
 from cnnvjp._checks.options import flag_option
 from cnnvjp.activations import relu
 from cnnvjp.affine import add_bias, flatten
 from cnnvjp.max_pooling import max_pool
-from cnnvjp.model import Model
+from cnnvjp.model import Model, Named
 from cnnvjp.models._layers import (
-    Named,
+    ByLayer,
     Parameters,
     before_relu,
     before_softmax,
@@ -29,7 +29,7 @@ from cnnvjp.smooth_activations import tanh
 from cnnvjp.sum_pooling import weighted_avg_pool
 
 
-def lenet5(classes: int = 10, *, classic: bool = False, dtype: Any = jnp.float32) -> Model:
+def lenet5(classes: int = 10, *, classic: bool = False, dtype: DTypeLike = jnp.float32) -> Model:
     """LeNet-5: 5×5 convolutions to 6 and 16 maps, 2×2 pooling after each, 3 dense layers.
 
     The model returns the last layer's net input, n7, as logits: the softmax is part of the
@@ -75,7 +75,7 @@ def lenet5(classes: int = 10, *, classic: bool = False, dtype: Any = jnp.float32
     classic = flag_option("classic", classic)
     activation, initializer = (tanh, before_tanh) if classic else (relu, before_relu)
 
-    def pooling(params: Any, layer: int, a: jax.Array, named: Named) -> jax.Array:
+    def pooling(params: ByLayer, layer: int, a: jax.Array, named: Named) -> jax.Array:
         if not classic:
             return named(f"a{layer}", max_pool(a, 2))
         pool = params[f"pool{layer}"]
@@ -83,7 +83,7 @@ def lenet5(classes: int = 10, *, classic: bool = False, dtype: Any = jnp.float32
         n = named(f"n{layer}", add_bias(lz, pool["b"]))
         return named(f"a{layer}", tanh(n))
 
-    def feature_maps(params: Any, x: jax.Array, named: Named) -> jax.Array:
+    def feature_maps(params: ByLayer, x: jax.Array, named: Named) -> jax.Array:
         a1 = named("a1", activation(convolution(named, 1, x, params["conv1"])))
         a2 = pooling(params, 2, a1, named)
         a3 = named("a3", activation(convolution(named, 3, a2, params["conv3"])))
@@ -91,8 +91,8 @@ def lenet5(classes: int = 10, *, classic: bool = False, dtype: Any = jnp.float32
         return a4
 
     def forward(
-        params: Any, state: Any, x: jax.Array, named: Named, *, train: bool, key: Any
-    ) -> tuple[jax.Array, Any]:
+        params: ByLayer, state: ByLayer, x: jax.Array, named: Named, *, train: bool, key: object
+    ) -> tuple[jax.Array, ByLayer]:
         params = by_layer("params", params)
         a4 = feature_maps(params, x, named)
         a5 = named("a5", activation(fully_connected(named, 5, flatten(a4), params["dense5"])))
@@ -101,7 +101,7 @@ def lenet5(classes: int = 10, *, classic: bool = False, dtype: Any = jnp.float32
         return n7, state
 
     @compiled_init
-    def init(key: jax.Array, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
+    def init(key: jax.Array, input_shape: tuple[int, ...]) -> tuple[ByLayer, ByLayer]:
         key1, key3, key5, key6, key7 = jax.random.split(key, 5)
         params = {
             "conv1": layer_params(key1, (5, 5, input_shape[-1], 6), dtype, initializer),
@@ -120,6 +120,6 @@ def lenet5(classes: int = 10, *, classic: bool = False, dtype: Any = jnp.float32
     return Model.named(init, forward)
 
 
-def _averaging(maps: int, dtype: Any) -> Parameters:
+def _averaging(maps: int, dtype: np.dtype) -> Parameters:
     """A pooling layer that starts as the mean of its 2×2 windows."""
     return {"w": jnp.full(maps, 0.25, dtype), "b": jnp.zeros(maps, dtype)}

@@ -1,9 +1,8 @@
 """MobileNetV2."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from cnnvjp._checks.options import number_option
 from cnnvjp.activations import relu6
@@ -26,7 +25,7 @@ _GROUPS = (
 _FIRST, _LAST = 32, 1280
 
 
-def mobilenet(classes: int = 10, *, width: float = 1.0, dtype: Any = jnp.float32) -> Model:
+def mobilenet(classes: int = 10, *, width: float = 1.0, dtype: DTypeLike = jnp.float32) -> Model:
     """MobileNetV2 for small images: depthwise convolutions between narrow layers.
 
         y = n₃(relu6(n₂(relu6(n₁(x))))) + x,   n(x) = batch_norm(conv(x, w))

@@ -7,19 +7,20 @@ says which parameters there are.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cnnvjp._checks.options import flag_option
 from cnnvjp._types import accumulator
 from cnnvjp.affine import add_bias, dense
 from cnnvjp.batch_normalization import batch_norm, batch_norm_inference
 from cnnvjp.convolution import conv
-from cnnvjp.model import Model
+from cnnvjp.model import Model, Named
 from cnnvjp.models._layers import (
-    Named,
+    ByLayer,
     Parameters,
     by_layer,
     compiled_init,
@@ -93,19 +94,19 @@ class Layers:
         return n
 
 
-def normalized_model(network: Network, dtype: Any) -> Model:
+def normalized_model(network: Network, dtype: np.dtype) -> Model:
     """The `Model` of a network of such layers."""
 
     def forward(
-        params: Any, state: Any, x: jax.Array, named: Named, *, train: bool, key: Any
-    ) -> tuple[jax.Array, Any]:
+        params: ByLayer, state: ByLayer, x: jax.Array, named: Named, *, train: bool, key: object
+    ) -> tuple[jax.Array, ByLayer]:
         params, state = by_layer("params", params), by_layer("state", state)
         layers = Layers(lambda name, shape: params[name], state, named, flag_option("train", train))
         y = network(x, layers)
         return y, layers.state
 
     @compiled_init
-    def init(key: jax.Array, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
+    def init(key: jax.Array, input_shape: tuple[int, ...]) -> tuple[ByLayer, ByLayer]:
         shapes: dict[str, tuple[int, ...]] = {}
 
         def zeros(name: str, shape: tuple[int, ...]) -> Parameters:
@@ -130,7 +131,9 @@ def normalized_model(network: Network, dtype: Any) -> Model:
     return Model.named(init, forward)
 
 
-def _drawn(key: jax.Array, shapes: dict[str, tuple[int, ...]], dtype: Any) -> dict[str, jax.Array]:
+def _drawn(
+    key: jax.Array, shapes: dict[str, tuple[int, ...]], dtype: np.dtype
+) -> dict[str, jax.Array]:
     """He's normal weights before relu, Glorot's before the softmax.
 
     All are cut from one long draw: JAX compiles a generator for each, which takes a while for
@@ -145,10 +148,11 @@ def _drawn(key: jax.Array, shapes: dict[str, tuple[int, ...]], dtype: Any) -> di
         variance = 2 / fan_in if len(shape) > 2 else 2 / (fan_in + fan_out)
         weights[name] = draw[start : start + sizes[name]].reshape(shape) * math.sqrt(variance)
         start += sizes[name]
+    chex.assert_type(list(weights.values()), dtype)  # Python's numbers have not widened it
     return weights
 
 
-def _parameters(w: jax.Array, dtype: Any) -> Parameters:
+def _parameters(w: jax.Array, dtype: np.dtype) -> Parameters:
     """Of a convolution layer or, for a matrix w, of the classifier."""
     maps = w.shape[-1:]
     if w.ndim == 2:
@@ -156,7 +160,7 @@ def _parameters(w: jax.Array, dtype: Any) -> Parameters:
     return {"w": w, "gamma": jnp.ones(maps, dtype), "beta": jnp.zeros(maps, dtype)}
 
 
-def _statistics(shape: tuple[int, ...], dtype: Any) -> Parameters:
+def _statistics(shape: tuple[int, ...], dtype: np.dtype) -> Parameters:
     """Running statistics of a layer's maps, in at least float32."""
     maps, wide = shape[-1:], accumulator(dtype)
     return {"mean": jnp.zeros(maps, wide), "var": jnp.ones(maps, wide)}

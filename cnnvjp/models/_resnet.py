@@ -1,9 +1,8 @@
 """Residual networks."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from cnnvjp._checks.options import positive_int
 from cnnvjp.activations import relu
@@ -16,7 +15,7 @@ from cnnvjp.models._normalized import Layers, normalized_model
 _WIDE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
-def resnet(depth: int = 18, classes: int = 10, *, dtype: Any = jnp.float32) -> Model:
+def resnet(depth: int = 18, classes: int = 10, *, dtype: DTypeLike = jnp.float32) -> Model:
     """A residual network for small images: blocks of two convolutions, around which x is added.
 
         y = relu(n₂(relu(n₁(x))) + x),   n(x) = batch_norm(conv(x, w))

@@ -1,18 +1,18 @@
 """[H] E8.10: a network that tells squares from diamonds, designed and not trained."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from cnnvjp.activations import relu
 from cnnvjp.affine import flatten
 from cnnvjp.max_pooling import max_pool
-from cnnvjp.model import Model
+from cnnvjp.model import Model, Named
 from cnnvjp.models._layers import (
-    Named,
+    ByLayer,
     by_layer,
     check_dtype,
     check_input_shape,
@@ -37,7 +37,7 @@ _KERNELS = np.array(
 _VOTES = np.array([[2, -2], [2, -2], [-2, 2], [-2, 2]])
 
 
-def squares_and_diamonds(*, dtype: Any = jnp.float32) -> Model:
+def squares_and_diamonds(*, dtype: DTypeLike = jnp.float32) -> Model:
     """[H] E8.10: tells squares from diamonds with weights that are designed, not trained.
 
     Images are 15×15, ones on a background of zeros: outlines, one pixel wide, of squares with
@@ -88,15 +88,15 @@ def squares_and_diamonds(*, dtype: Any = jnp.float32) -> Model:
     dtype = check_dtype(dtype)
 
     def forward(
-        params: Any, state: Any, x: jax.Array, named: Named, *, train: bool, key: Any
-    ) -> tuple[jax.Array, Any]:
+        params: ByLayer, state: ByLayer, x: jax.Array, named: Named, *, train: bool, key: object
+    ) -> tuple[jax.Array, ByLayer]:
         params = by_layer("params", params)
         a1 = named("a1", relu(convolution(named, 1, x, params["conv1"], padding=1)))
         a2 = named("a2", max_pool(a1, _WINDOW))
         n3 = fully_connected(named, 3, flatten(a2), params["dense3"])
         return n3, state
 
-    def init(key: Any, input_shape: Sequence[int]) -> tuple[Any, Any]:
+    def init(key: object, input_shape: Sequence[int]) -> tuple[ByLayer, ByLayer]:
         if check_input_shape(input_shape) != (_SIZE, _SIZE, 1):
             raise ValueError(
                 f"input_shape: got {tuple(input_shape)}; it must be {(_SIZE, _SIZE, 1)}"

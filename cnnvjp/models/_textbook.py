@@ -1,10 +1,10 @@
 """The network of [H] fig. 8.11."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from cnnvjp._types import PerAxis
 from cnnvjp._windows.spatial import per_axis
@@ -12,9 +12,9 @@ from cnnvjp.activations import relu
 from cnnvjp.affine import add_bias, dense, flatten
 from cnnvjp.convolution import conv
 from cnnvjp.max_pooling import max_pool
-from cnnvjp.model import Model
+from cnnvjp.model import Model, Named
 from cnnvjp.models._layers import (
-    Named,
+    ByLayer,
     before_softmax,
     by_layer,
     check_classes,
@@ -33,7 +33,7 @@ def textbook(
     kernel_size: PerAxis = 5,
     window: PerAxis = 2,
     activation: Callable[[jax.Array], jax.Array] = relu,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Model:
     """Two convolution–pooling groups, a conversion to a vector, and a softmax layer.
 
@@ -79,7 +79,7 @@ def textbook(
     if not callable(activation):
         raise TypeError(f"activation: got {type(activation).__name__}; it must be a function")
 
-    def feature_maps(params: Any, x: jax.Array, named: Named) -> jax.Array:
+    def feature_maps(params: ByLayer, x: jax.Array, named: Named) -> jax.Array:
         lz1 = named("lz1", conv(x, params["conv1"]["w"]))
         n1 = named("n1", add_bias(lz1, params["conv1"]["b"]))
         a1 = named("a1", activation(n1))
@@ -91,8 +91,8 @@ def textbook(
         return a4
 
     def forward(
-        params: Any, state: Any, x: jax.Array, named: Named, *, train: bool, key: Any
-    ) -> tuple[jax.Array, Any]:
+        params: ByLayer, state: ByLayer, x: jax.Array, named: Named, *, train: bool, key: object
+    ) -> tuple[jax.Array, ByLayer]:
         params = by_layer("params", params)
         a4 = feature_maps(params, x, named)
         vec_a4 = flatten(a4, order="column")  # [H] 8.26
@@ -101,7 +101,7 @@ def textbook(
         return n5, state
 
     @compiled_init
-    def init(key: jax.Array, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
+    def init(key: jax.Array, input_shape: tuple[int, ...]) -> tuple[ByLayer, ByLayer]:
         key1, key3, key5 = jax.random.split(key, 3)
         params = {
             "conv1": layer_params(key1, (*kernel, input_shape[-1], maps1), dtype),

@@ -4,12 +4,12 @@ import base64
 import html
 import io
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 import PIL.Image
+from numpy.typing import ArrayLike
 
 from cnnvjp.convolution import conv_transpose
 from cnnvjp.padding import pad
@@ -63,8 +63,8 @@ class Animation:
 
 
 def backward_animation(
-    dy: Any,
-    w: Any,
+    dy: ArrayLike,
+    w: ArrayLike,
     *,
     stride: int = 1,
     output_size: int | tuple[int, int] | None = None,
@@ -122,7 +122,13 @@ def backward_animation(
         """One frame: what the kernel and its operand are by now, and how much of dx is known."""
         sheet = Sheet(columns, rows, alt)
 
-        def put(left: float, width: int, values: np.ndarray, tints: Any, title: str) -> None:
+        def put(
+            left: float,
+            width: int,
+            values: np.ndarray,
+            tints: Mapping[Place, str] | None,
+            title: str,
+        ) -> None:
             left += (width - values.shape[1]) / 2
             sheet.matrix(left, middle - values.shape[0] / 2, values, None, tints, title)
 
@@ -167,5 +173,5 @@ def backward_animation(
     return Animation(frames, durations, alt)
 
 
-def _signed(value: Any) -> str:
+def _signed(value: float) -> str:
     return f"({number(value)})" if value < 0 else number(value)

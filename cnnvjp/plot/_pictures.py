@@ -1,25 +1,25 @@
 """Pictures of matrices, routes and maps."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cnnvjp._types import Ties
 from cnnvjp.max_pooling import max_pool
-from cnnvjp.plot._sheet import SHARED, TINTS, Place, Sheet, require_matrix
+from cnnvjp.plot._sheet import SHARED, TINTS, Names, Place, Sheet, require_matrix
 from cnnvjp.plot._sheet import window as tints_of
 
 _ARROWS = 9  # of a drawing; where there are more, the colours say enough
 
 
 def grid(
-    values: Any,
+    values: ArrayLike,
     *,
     windows: Sequence[tuple[int, int, int, int]] = (),
-    names: Any = None,
+    names: Names | None = None,
     tints: Mapping[Place, str] | None = None,
     title: str | None = None,
     alt: str | None = None,
@@ -67,11 +67,11 @@ def grid(
 
 
 def routes(
-    x: Any,
+    x: ArrayLike,
     window: int | tuple[int, int],
     *,
     stride: int | tuple[int, int] | None = None,
-    dy: Any = None,
+    dy: ArrayLike | None = None,
     ties: Ties = "first",
     alt: str | None = None,
 ) -> Sheet:
@@ -145,7 +145,7 @@ def routes(
 
 
 def images(
-    maps: Any,
+    maps: ArrayLike,
     *,
     titles: Sequence[str] | None = None,
     columns: int | None = None,
@@ -210,7 +210,7 @@ def images(
     return sheet
 
 
-def kernels(w: Any, *, title: str | None = None, alt: str | None = None) -> Sheet:
+def kernels(w: ArrayLike, *, title: str | None = None, alt: str | None = None) -> Sheet:
     """Draws the kernels of a layer: a row for each input channel, a column for each output's.
 
     Args:
@@ -245,7 +245,7 @@ def kernels(w: Any, *, title: str | None = None, alt: str | None = None) -> Shee
 
 
 def feature_maps(
-    y: Any, *, columns: int | None = None, title: str | None = None, alt: str | None = None
+    y: ArrayLike, *, columns: int | None = None, title: str | None = None, alt: str | None = None
 ) -> Sheet:
     """Draws the channels of one image, each on its own scale.
 

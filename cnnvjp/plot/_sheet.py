@@ -2,10 +2,11 @@
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 try:
     import PIL.Image
@@ -33,6 +34,8 @@ TINTS = (
 )
 
 Place = tuple[int, int]
+Point = Sequence[float] | np.ndarray
+Names = Sequence[Sequence[str]] | np.ndarray
 
 
 class Sheet:
@@ -127,7 +130,7 @@ class Sheet:
         style = {"math_fontfamily": "dejavusans"} | style
         self.axes.text(x, y, string, fontsize=size * self.points, **style)
 
-    def arrow(self, start: Any, end: Any, **style: Any) -> None:
+    def arrow(self, start: Point, end: Point, **style: Any) -> None:
         """Draws an arrow from (x, y) to (x, y); `style` is that of matplotlib's FancyArrowPatch."""
         style = {"arrowstyle": "-|>", "color": NAME, "linewidth": 1.2, "zorder": 2} | style
         self.axes.annotate("", (end[0], end[1]), (start[0], start[1]), arrowprops=style)
@@ -136,8 +139,8 @@ class Sheet:
         self,
         left: float,
         top: float,
-        big: Any,
-        small: Any = None,
+        big: ArrayLike,
+        small: Names | None = None,
         tints: Mapping[Place, str] | None = None,
         title: str | None = None,
     ) -> None:
@@ -177,7 +180,7 @@ class Sheet:
         top: float,
         columns: float,
         rows: float,
-        values: Any,
+        values: ArrayLike,
         *,
         limits: tuple[float, float] | None = None,
         colours: str = "gray",
@@ -207,7 +210,7 @@ class Sheet:
         self.frame(left, top, columns, rows, LINE, linewidth=0.8)
 
 
-def window(row: int, column: int, colours: Any, step: int = 1) -> dict[Place, str]:
+def window(row: int, column: int, colours: ArrayLike, step: int = 1) -> dict[Place, str]:
     """The tints of a kernel that lies at a place of a matrix.
 
     Args:
@@ -229,19 +232,19 @@ def window(row: int, column: int, colours: Any, step: int = 1) -> dict[Place, st
     }
 
 
-def require_matrix(name: str, values: Any) -> np.ndarray:
+def require_matrix(name: str, values: ArrayLike) -> np.ndarray:
     matrix = np.asarray(values)
     if matrix.ndim != 2 or not matrix.size:
         raise ValueError(f"{name}: got shape {matrix.shape}; expected (rows, columns)")
     return matrix
 
 
-def number(value: Any) -> str:
+def number(value: float) -> str:
     """A number with few digits: a whole one with all that it has, up to six."""
     return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e6 else f"{value:.4g}"
 
 
-def _limits(values: Any) -> tuple[float, float]:
+def _limits(values: ArrayLike) -> tuple[float, float]:
     """The least and the largest number, apart even where they are the same."""
     low, high = float(np.min(values)), float(np.max(values))
     return (low, high) if high > low else (low - 0.5, high + 0.5)

@@ -1,29 +1,33 @@
 """Convolution as lax spells it, for code that lets its convolution be given."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
+from cnnvjp._types import Precision
 from cnnvjp.rewriting._explicit import explicit
 
 
 def conv_general_dilated(
-    lhs: jax.Array,
-    rhs: jax.Array,
+    lhs: chex.Array,
+    rhs: chex.Array,
     window_strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
     lhs_dilation: Sequence[int] | None = None,
     rhs_dilation: Sequence[int] | None = None,
-    dimension_numbers: Any = None,
+    dimension_numbers: lax.ConvDimensionNumbers | Sequence[str] | None = None,
     feature_group_count: int = 1,
     batch_group_count: int = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
-    out_sharding: Any = None,
+    precision: Precision = None,
+    preferred_element_type: DTypeLike | None = None,
+    out_sharding: NamedSharding | PartitionSpec | None = None,
 ) -> jax.Array:
     """Computes what `jax.lax.conv_general_dilated` does, by `conv` or `conv_transpose`.
 
@@ -88,7 +92,7 @@ def conv_general_dilated(
 
 
 @functools.cache
-def _compiled(options: tuple[str, ...]) -> Any:
+def _compiled(options: tuple[str, ...]) -> Callable[..., jax.Array]:
     """The function behind it, compiled as one, so that an eager call is one dispatch."""
 
     def computed(lhs: jax.Array, rhs: jax.Array, **options: Any) -> jax.Array:

@@ -4,13 +4,17 @@ import collections
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import ParamSpec, TypeVar
 
+import chex
 import jax
 import numpy as np
 from jax.extend import core
 
 from cnnvjp.rewriting._jaxprs import Findings, rewritten
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Report:
 
 
 def explicit(
-    f: Callable[..., Any], *, report: Callable[[Report], Any] | None = None
-) -> Callable[..., Any]:
+    f: Callable[Arguments, Result], *, report: Callable[[Report], object] | None = None
+) -> Callable[Arguments, Result]:
     """Makes every convolution and pooling in a function one of this library's.
 
     The function is traced, and in its jaxpr each `lax.conv_general_dilated` becomes `conv` or
@@ -96,11 +100,11 @@ def explicit(
             raise TypeError(f"{name}: got {type(function).__name__}; it must be a function")
 
     @functools.wraps(f)
-    def computed(*args: Any, **kwargs: Any) -> Any:
+    def computed(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         leaves, tree = jax.tree.flatten((args, kwargs))
         traced = [isinstance(leaf, jax.Array | np.ndarray | np.generic) for leaf in leaves]
 
-        def of_arrays(*arrays: Any) -> Any:
+        def of_arrays(*arrays: chex.Array) -> Result:
             found = iter(arrays)
             given = [next(found) if t else v for t, v in zip(traced, leaves, strict=True)]
             args, kwargs = jax.tree.unflatten(tree, given)
@@ -118,7 +122,7 @@ def explicit(
     return computed
 
 
-def _check_unchanged(arguments: Any, given: list[Any]) -> None:
+def _check_unchanged(arguments: object, given: list[object]) -> None:
     """What f does to its arguments happens to copies, and would be lost without a word."""
     left = jax.tree.leaves(arguments)
     if len(left) != len(given) or any(a is not b for a, b in zip(left, given, strict=True)):

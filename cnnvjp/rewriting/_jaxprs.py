@@ -7,16 +7,27 @@ of a program stays the very equations that it had: effects, names, shardings, do
 
 import dataclasses
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import chex
 import jax
 from jax.extend import core, source_info_util
+from jax.extend.core import JaxprEqn
 
-from cnnvjp.rewriting._lax_calls import Served, Unserved, convolution, generic_pooling, pooling
+from cnnvjp.rewriting._lax_calls import (
+    Served,
+    Unserved,
+    convolution,
+    generic_pooling,
+    pooling,
+    types_of,
+)
 
-_SERVED: dict[str, Callable[[Any], Served]] = {
+Program = TypeVar("Program", core.Jaxpr, core.ClosedJaxpr)
+
+_SERVED: dict[str, Callable[[JaxprEqn], Served]] = {
     "conv_general_dilated": convolution,
     "reduce_window_max": pooling("max"),
     "reduce_window_min": pooling("min"),
@@ -83,7 +94,7 @@ Findings = tuple[Finding, ...]
 _known: weakref.WeakKeyDictionary[Any, tuple[Any, Findings]] = weakref.WeakKeyDictionary()
 
 
-def rewritten(jaxpr: Any) -> tuple[Any, Findings]:
+def rewritten(jaxpr: Program) -> tuple[Program, Findings]:
     """A jaxpr, closed or not, with our operations in it, and what was found in it.
 
     It is the very same one if nothing in it could be replaced.
@@ -99,13 +110,13 @@ def rewritten(jaxpr: Any) -> tuple[Any, Findings]:
     return (jaxpr if new is None else new), findings
 
 
-def _with_equations(jaxpr: Any, equations: list[Any]) -> Any:
+def _with_equations(jaxpr: Program, equations: list[JaxprEqn]) -> Program:
     if isinstance(jaxpr, core.Jaxpr):  # since JAX 0.12, closed ones too
         return jaxpr.replace(eqns=equations)
     return jaxpr.replace(jaxpr=jaxpr.jaxpr.replace(eqns=equations))
 
 
-def _equation(equation: Any) -> tuple[Any, Findings]:
+def _equation(equation: JaxprEqn) -> tuple[JaxprEqn, Findings]:
     name = equation.primitive.name
     if name in _SERVED:
         return _replaced(equation)
@@ -121,15 +132,15 @@ def _equation(equation: Any) -> tuple[Any, Findings]:
     return equation, tuple(_findings_left(equation, f"it is inside {name}, which stays as it is"))
 
 
-def _replaced(equation: Any) -> tuple[Any, Findings]:
+def _replaced(equation: JaxprEqn) -> tuple[JaxprEqn, Findings]:
     """The equation as a call of ours."""
-    avals = [v.aval for v in equation.invars]
+    operands = types_of(equation.invars)
     try:
-        if not all(isinstance(n, int) for aval in avals for n in aval.shape):
+        if not all(isinstance(n, int) for operand in operands for n in operand.shape):
             raise Unserved("a shape is symbolic")
         served = _SERVED[equation.primitive.name](equation)
         served.__name__ = equation.primitive.name
-        traced = jax.make_jaxpr(jax.jit(served))(*avals)
+        traced = jax.make_jaxpr(jax.jit(served))(*operands)
         (call,) = traced.eqns
         if [v.aval for v in call.outvars] != [v.aval for v in equation.outvars]:
             raise Unserved(f"ours would be {call.outvars[0].aval.str_short()}, of another type")
@@ -138,7 +149,7 @@ def _replaced(equation: Any) -> tuple[Any, Findings]:
     return _in_place_of(equation, call), (_finding(equation),)
 
 
-def _holder(equation: Any) -> tuple[Any, Findings]:
+def _holder(equation: JaxprEqn) -> tuple[JaxprEqn, Findings]:
     """The equation with its jaxprs rewritten."""
     params, found = dict(equation.params), []
     for name in _HOLDERS[equation.primitive.name]:
@@ -152,11 +163,11 @@ def _holder(equation: Any) -> tuple[Any, Findings]:
     return (equation.replace(params=params) if changed else equation), findings
 
 
-def _shard_map(equation: Any) -> tuple[Any, Findings]:
+def _shard_map(equation: JaxprEqn) -> tuple[JaxprEqn, Findings]:
     """The equation traced anew, so that its body is rewritten where its mesh axes are bound."""
     params, found = equation.params, []
 
-    def body(*args: Any) -> Any:
+    def body(*args: jax.Array) -> list[jax.Array]:
         jaxpr, findings = rewritten(params["jaxpr"])
         found.append(findings)
         return core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, ()))(*args)
@@ -178,8 +189,9 @@ def _shard_map(equation: Any) -> tuple[Any, Findings]:
     return _in_place_of(equation, call), findings
 
 
-def _in_place_of(equation: Any, call: Any) -> Any:
+def _in_place_of(equation: JaxprEqn, call: JaxprEqn) -> JaxprEqn:
     """A traced equation with the variables of another, its names and its context."""
+    chex.assert_equal(len(call.invars), len(equation.invars))  # no constant has joined them
     return call.replace(
         invars=equation.invars,
         outvars=equation.outvars,
@@ -188,13 +200,13 @@ def _in_place_of(equation: Any, call: Any) -> Any:
     )
 
 
-def _is_ours(equation: Any) -> bool:
+def _is_ours(equation: JaxprEqn) -> bool:
     """Whether a custom rule is one of this library's: its body is as it should be."""
     source = equation.params["call_jaxpr"].jaxpr.debug_info.func_src_info or ""
     return f" at {_PACKAGE}" in source
 
 
-def _findings_left(equation: Any, reason: str) -> Iterator[Finding]:
+def _findings_left(equation: JaxprEqn, reason: str) -> Iterator[Finding]:
     """What is in the jaxprs of an equation that is left alone."""
     for value in equation.params.values():
         for jaxpr in value if isinstance(value, tuple | list) else (value,):
@@ -205,7 +217,7 @@ def _findings_left(equation: Any, reason: str) -> Iterator[Finding]:
                     yield from _findings_left(inner, reason)
 
 
-def _finding(equation: Any, reason: str | None = None) -> Finding:
+def _finding(equation: JaxprEqn, reason: str | None = None) -> Finding:
     return Finding(
         equation.primitive.name,
         tuple(v.aval.str_short() for v in equation.invars),
@@ -217,7 +229,7 @@ def _finding(equation: Any, reason: str | None = None) -> Finding:
     )
 
 
-def _within(equation: Any, findings: Any) -> Findings:
+def _within(equation: JaxprEqn, findings: Iterable[Finding]) -> Findings:
     """Findings of an equation's jaxprs, with the names around the equation before theirs."""
     outer = str(equation.source_info.name_stack)
 

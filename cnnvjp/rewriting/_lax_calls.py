@@ -6,12 +6,14 @@ with our operations, or raises `Unserved` with the reason why none does.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend import core
+from jax.extend.core import JaxprEqn
 
 from cnnvjp._windows.axes import exchange_channels
 from cnnvjp.convolution import conv, conv_transpose
@@ -28,7 +30,12 @@ class Unserved(Exception):  # noqa: N818  # an answer, not an error
     """Why an equation cannot be computed by our operations."""
 
 
-def convolution(equation: Any) -> Served:
+def types_of(variables: Sequence[core.Var | core.Literal]) -> list[jax.core.ShapedArray]:
+    """The types of an equation's operands or results, which are arrays in these primitives."""
+    return [cast(jax.core.ShapedArray, variable.aval) for variable in variables]
+
+
+def convolution(equation: JaxprEqn) -> Served:
     """`lax.conv_general_dilated`, as `conv` or, with a dilated input, as `conv_transpose`."""
     params = equation.params
     if params["batch_group_count"] != 1:
@@ -59,12 +66,12 @@ def convolution(equation: Any) -> Served:
 
     if max(strides) > 1:
         raise Unserved("both window_strides and lhs_dilation are above 1")
-    shape = equation.invars[1].aval.shape
+    shape = types_of(equation.invars)[1].shape
     # The kernel slides over upsampled maps, as the rotated one of a forward convolution does in
     # its transpose. The forward padding is what the kernel's reach, d·(k−1), has beyond lax's.
     reach = [d * (shape[axis] - 1) for d, axis in zip(dilation, kernel[2:], strict=True)]
     forward = [(r - low, r - high) for r, (low, high) in zip(reach, padding, strict=True)]
-    size = [equation.outvars[0].aval.shape[axis] for axis in out[2:]]
+    size = [types_of(equation.outvars)[0].shape[axis] for axis in out[2:]]
 
     def transposed(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
         y, w = lax.transpose(lhs, image_to), lax.transpose(rhs, kernel_to)
@@ -77,14 +84,14 @@ def convolution(equation: Any) -> Served:
     return transposed
 
 
-def pooling(operation: str) -> Callable[[Any], Served]:
+def pooling(operation: str) -> Callable[[JaxprEqn], Served]:
     """`lax.reduce_window` with one of the operations "max", "min" and "add", as a pooling."""
 
-    def served(equation: Any) -> Served:
+    def served(equation: JaxprEqn) -> Served:
         params = equation.params
         window, strides = params["window_dimensions"], params["window_strides"]
         padding, dilation = _pairs(params["padding"]), params["window_dilation"]
-        (size,) = (v.aval.shape for v in equation.invars[:1])
+        size = types_of(equation.invars)[0].shape
         if max(params["base_dilation"], default=1) > 1:
             raise Unserved("base_dilation is above 1")
         pooled = [
@@ -117,27 +124,27 @@ def pooling(operation: str) -> Callable[[Any], Served]:
     return served
 
 
-def generic_pooling(equation: Any) -> Served:
+def generic_pooling(equation: JaxprEqn) -> Served:
     """`lax.reduce_window` with a function, if that is one of those above, from its identity."""
     names = [inner.primitive.name for inner in equation.params["jaxpr"].eqns]
     if len(equation.invars) != 2 or len(names) != 1 or names[0] not in _POOLS:
         raise Unserved("its function is none of max, min and add")
     x, start = equation.invars
     value = getattr(start, "val", None)
-    if value is None or not _is_identity(names[0], x.aval.dtype, value):
+    if value is None or not _is_identity(names[0], types_of([x])[0].dtype, value):
         raise Unserved(f"it does not start from what {names[0]} leaves alone")
     pool = pooling(names[0])(equation)
     return lambda x, start: pool(x)
 
 
-def _is_identity(operation: str, dtype: Any, value: Any) -> bool:
+def _is_identity(operation: str, dtype: np.dtype, value: float) -> bool:
     if jnp.issubdtype(dtype, np.integer) and operation != "add":
         limits = jnp.iinfo(dtype)
         return int(value) == (limits.min if operation == "max" else limits.max)
     return float(value) == _IDENTITIES[operation]
 
 
-def _pairs(padding: Sequence[Any]) -> list[tuple[int, int]]:
+def _pairs(padding: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return [(int(low), int(high)) for low, high in padding]
 
 
