@@ -1,9 +1,9 @@
 """Activations that are smooth everywhere: the sigmoids, and what is gated by one.
 
-As with the other activations, dn = f'(n) ∘ da ([H] 8.53). Where f' is a function of y alone,
-y is what the rule saves. In 16 bits, both are computed in float32 and rounded at their end;
-where the rule starts from y, it starts from y as it was rounded, and the slope of a saturated
-neuron is as coarse as 1 − y is there.
+As with the other activations, dn = f'(n) ∘ da ([H] 8.53). Every rule saves x, and computes f'
+from it: y (1 − y) and 1 − y² are functions of y alone, but of a saturated neuron y is rounded to
+1, and the slope with it to 0. In 16 bits, both y and f' are computed in float32 and rounded at
+their end.
 """
 
 import functools
@@ -25,6 +25,11 @@ from cnnvjp._types import widened
 def _across(slope: Array, dy: Array) -> Array:
     """[H] 8.53: dN = Ḟ ∘ dA."""
     return (slope * widened(dy)).astype(dy.dtype)
+
+
+def _logistic_slope(x: Array) -> Array:
+    """Y (1 − y) for y = sigmoid(x), where 1 − y = sigmoid(−x) does not cancel."""
+    return lax.logistic(x) * lax.logistic(-x)
 
 
 # ------------------------------------------------------------------------------------------
@@ -72,13 +77,11 @@ def _logistic(x: Array) -> Array:
 
 
 def _sigmoid_fwd(x):
-    y = _logistic(x)
-    return y, y
+    return _logistic(x), x
 
 
-def _sigmoid_bwd(y, dy):
-    y = widened(y)
-    return (_across(y * (1 - y), dy),)  # [H] 8.53 with f' = y (1 − y)
+def _sigmoid_bwd(x, dy):
+    return (_across(_logistic_slope(widened(x)), dy),)  # [H] 8.53 with f' = y (1 − y)
 
 
 _sigmoid.defvjp(_sigmoid_fwd, _sigmoid_bwd)
@@ -129,13 +132,12 @@ def _hyperbolic(x: Array) -> Array:
 
 
 def _tanh_fwd(x):
-    y = _hyperbolic(x)
-    return y, y
+    return _hyperbolic(x), x
 
 
-def _tanh_bwd(y, dy):
-    y = widened(y)
-    return (_across((1 - y) * (1 + y), dy),)  # [H] 8.53 with f' = 1 − y², cancelling less
+def _tanh_bwd(x, dy):
+    # [H] 8.53 with f' = 1 − y², as tanh(x) = 2 sigmoid(2x) − 1
+    return (_across(4 * _logistic_slope(2 * widened(x)), dy),)
 
 
 _tanh.defvjp(_tanh_fwd, _tanh_bwd)
@@ -225,7 +227,7 @@ def _gated_slope(x: Array, gate: Gate) -> Array:
 def _logistic_gate(x: Array) -> tuple[Array, Array]:
     """σ and its derivative, σ(x) · (1 − σ(x)) with no cancellation."""
     g = lax.logistic(x)
-    return g, g * lax.logistic(-x)
+    return g, _logistic_slope(x)
 
 
 def _normal_gate(x: Array) -> tuple[Array, Array]:
