@@ -18,8 +18,8 @@ from checker import (
     value_and_cotangents,
 )
 from numpy.testing import assert_array_equal
-from operations import OPERATIONS
-from test_convolution import lax_conv
+from operation_table import OPERATIONS
+from references import lax_conv
 
 from cnnvjp import (
     adaptive_avg_pool,

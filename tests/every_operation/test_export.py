@@ -4,7 +4,7 @@ import jax
 import jax.export
 import pytest
 from checker import assert_close
-from operations import IDS, OPERATIONS, gradients
+from operation_table import IDS, OPERATIONS, gradients
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from checker import assert_close, normal
 from jax import lax
-from operations import IDS, OPERATIONS, gradients, total
+from operation_table import IDS, OPERATIONS, gradients, total
 
 import cnnvjp
 

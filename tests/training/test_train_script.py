@@ -21,7 +21,7 @@ import training_data
 import training_files
 from training_server import few
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "train.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 PNG = b"\x89PNG\r\n\x1a\n"
 FAST = ("--epochs", "1", "--batch-size", "64")
 FILES = {"config.json", "metrics.jsonl", "params.npz", "checkpoints", "tensorboard"}

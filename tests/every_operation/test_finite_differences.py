@@ -2,7 +2,7 @@
 
 import pytest
 from jax.test_util import check_grads
-from operations import IDS, OPERATIONS
+from operation_table import IDS, OPERATIONS
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=IDS)

@@ -28,7 +28,7 @@ from training_config import UsageError
 from training_data import load
 from training_server import few
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 KILLS = 20
 # 10 steps an epoch, and 30 checkpoints.
 LONG = ("--model", "textbook", "--batch-size", "16", "--epochs", "30")
