@@ -44,6 +44,16 @@ def pytest_unconfigure():
         shutil.rmtree(CACHE, ignore_errors=True)
 
 
+def pytest_collection_modifyitems(config, items):
+    """Tests marked versions(only=True) run where versions are asked for, and nowhere else."""
+    if "versions" in config.option.markexpr:
+        return
+    marks = ((item, item.get_closest_marker("versions")) for item in items)
+    elsewhere = [item for item, mark in marks if mark is not None and mark.kwargs.get("only")]
+    config.hook.pytest_deselected(items=elsewhere)
+    items[:] = [item for item in items if item not in set(elsewhere)]
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
