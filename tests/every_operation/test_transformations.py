@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checker import assert_close, normal
+from checker import assert_close, assert_trees_close, normal
 from jax import lax
 from operation_table import IDS, OPERATIONS, expected, gradients, total, value_and_gradients
 
@@ -21,11 +21,7 @@ COPIES = 3
 STEP = 1e-5  # of finite differences
 
 
-def assert_all_close(actual, expected):
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert got.dtype == want.dtype
-        assert_close(got, want, tolerance=1e-11)
+assert_all_close = functools.partial(assert_trees_close, tolerance=1e-11)
 
 
 def stacked(trees):
