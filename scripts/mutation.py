@@ -47,44 +47,49 @@ ENOUGH = 0.95
 # The fast tests of each module, those first that know it best. What is not here are the networks,
 # their training, and the equations, against which the rules are tested.
 CONVOLUTION = ("test_convolution.py", "test_cpu_formulations.py")
+POOLING = ("test_pooling.py", "test_cpu_formulations.py")
 TESTS: dict[str, tuple[str, ...]] = {
-    "_arguments": ("test_affine.py", "test_losses.py", "test_regularization.py", "test_padding.py"),
-    "_blocks": ("test_unfolding.py", "test_resampling.py"),
-    "_broadcasting": ("test_affine.py", "test_normalization.py"),
-    "_convolution_options": ("test_convolution.py",),
-    "_geometry": ("test_geometry.py", "test_convolution.py", "test_pooling.py"),
-    "_interpolation": ("test_resizing.py",),
-    "_jaxprs": ("test_explicit.py",),
-    "_lax_calls": ("test_explicit.py",),
-    "_lowering": (*CONVOLUTION, "test_affine.py"),
-    "_pooling_options": ("test_pooling.py",),
-    "_routing": ("test_pooling.py",),
-    "_rules": ("test_convolution.py",),
-    "_sparse": ("test_resizing.py", "test_padding.py", "test_unfolding.py"),
-    "_taps": ("test_pooling.py", "test_cpu_formulations.py"),
-    "_tiles": ("test_pooling.py",),
-    "_cpu/__init__": CONVOLUTION[::-1],
-    "_cpu/_arrays": CONVOLUTION[::-1],
-    "_cpu/banded": CONVOLUTION[::-1],
-    "_cpu/dense": CONVOLUTION[::-1],
-    "_cpu/depthwise": CONVOLUTION[::-1],
-    "_cpu/grouped": CONVOLUTION[::-1],
-    "_cpu/volumes": CONVOLUTION[::-1],
+    "_checks/arrays": ("test_affine.py", "test_losses.py", "test_regularization.py"),
+    "_checks/compiled": ("test_convolution.py",),
+    "_checks/convolution": ("test_convolution.py",),
+    "_checks/options": ("test_regularization.py", "test_affine.py", "test_normalization.py"),
+    "_checks/pooling": ("test_pooling.py",),
+    "_jax_versions": (*CONVOLUTION, "test_affine.py"),
+    "_lowering/__init__": (*CONVOLUTION, "test_pooling.py"),
+    "_lowering/cpu/__init__": CONVOLUTION[::-1],
+    "_lowering/cpu/arrays": CONVOLUTION[::-1],
+    "_lowering/cpu/banded": CONVOLUTION[::-1],
+    "_lowering/cpu/dense": CONVOLUTION[::-1],
+    "_lowering/cpu/depthwise": CONVOLUTION[::-1],
+    "_lowering/cpu/grouped": CONVOLUTION[::-1],
+    "_lowering/cpu/volumes": CONVOLUTION[::-1],
+    "_lowering/platform": CONVOLUTION[::-1],
+    "_lowering/xla": (*CONVOLUTION, "test_pooling.py", "test_affine.py"),
+    "_types": ("test_affine.py", "test_padding.py", "test_convolution.py"),
+    "_windows/axes": ("test_unfolding.py", "test_resampling.py", "test_affine.py"),
+    "_windows/geometry": ("test_geometry.py", "test_convolution.py", "test_pooling.py"),
+    "_windows/matrices": ("test_resizing.py", "test_padding.py", "test_unfolding.py"),
+    "_windows/spatial": ("test_geometry.py", "test_convolution.py", "test_pooling.py"),
+    "_windows/taps": POOLING,
+    "_windows/tiles": ("test_pooling.py",),
     "activations": ("test_activations.py",),
+    "adaptive_pooling": ("test_adaptive_pooling.py",),
     "affine": ("test_affine.py",),
     "batch_normalization": ("test_normalization.py",),
     "convolution": ("test_convolution.py",),
-    "drop_in": ("test_explicit.py",),
-    "global_pooling": ("test_global_pooling.py",),
     "interop": ("test_interop.py",),
     "losses": ("test_losses.py",),
+    "max_pooling": ("test_pooling.py",),
+    "max_unpooling": ("test_pooling.py",),
     "normalization": ("test_normalization.py",),
     "padding": ("test_padding.py",),
-    "pooling": ("test_pooling.py",),
     "regularization": ("test_regularization.py",),
     "resampling": ("test_resampling.py",),
     "resizing": ("test_resizing.py",),
-    "rewriting": ("test_explicit.py",),
+    "rewriting/_drop_in": ("test_explicit.py",),
+    "rewriting/_explicit": ("test_explicit.py",),
+    "rewriting/_jaxprs": ("test_explicit.py",),
+    "rewriting/_lax_calls": ("test_explicit.py",),
     "smooth_activations": ("test_activations.py",),
     "softmax_activations": ("test_activations.py",),
     "sum_pooling": ("test_pooling.py",),
@@ -227,7 +232,9 @@ def ancestors(node: Any) -> Iterator[Any]:
 
 
 def in_annotation(node: Any) -> bool:
-    """Whether a node is part of a type."""
+    """Whether a node is part of a type, or of a signature that is nothing else."""
+    if any(part.type == "decorated" and "@overload" in part.get_code() for part in ancestors(node)):
+        return True
     return any(
         (whole.type == "funcdef" and part is whole.annotation)
         or (whole.type == "annassign" and part is whole.children[1])
@@ -305,7 +312,7 @@ def seconds_to_pass(
     start = time.monotonic()
     try:
         run = subprocess.run(
-            [*PYTEST, *(f"tests/{name}" for name in tests)],
+            [*PYTEST, *(next((folder / "tests").rglob(name)) for name in tests)],
             cwd=folder,
             env={**os.environ, **settings(folder)},
             stdout=subprocess.DEVNULL,

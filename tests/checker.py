@@ -4,6 +4,9 @@ A test module is a table of cases and calls into these. `f` is the operation wit
 bound, `reference` the same mathematics in lax or jnp operations, differentiated by JAX.
 """
 
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,27 +69,47 @@ def cotangents(rng, outputs):
 
 def value_and_cotangents(f, args, dy):
     """The outputs of f and the cotangents of its arguments, compiled."""
+    return compiled(f)(args, dy)
 
-    def run(args, dy):
-        y, pullback = jax.vjp(f, *args)
-        return y, pullback(dy)
 
-    return jax.jit(run)(args, dy)
+def compiled(f):
+    """The same as a function of (args, dy). It checks that f has these outputs by itself too."""
+    run = jax.jit(functools.partial(pulled_back, f))
+
+    def value_and_cotangents(args, dy):
+        alone, y, dx = run(args, dy)
+        assert_trees_close(alone, y)
+        return y, dx
+
+    return value_and_cotangents
+
+
+def pulled_back(f, args, dy):
+    """The outputs of f by itself, those of its forward pass, and the cotangents."""
+    y, pullback = jax.vjp(f, *args)
+    return f(*args), y, pullback(dy)
+
+
+def assert_trees_close(actual, expected, *, tolerance=None):
+    """Trees of the same form, shapes and dtypes, and `assert_close` of their leaves."""
+    chex.assert_trees_all_equal_structs(actual, expected)
+    chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)
+    for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert_close(got, want, tolerance=tolerance)
 
 
 def check_first_order(f, reference, *args, seed=1):
     """Values and cotangents equal those of JAX's autodiff of the reference."""
-    outputs = jax.eval_shape(f, *args)
-    expected_outputs = jax.eval_shape(reference, *args)
-    assert jax.tree.map(lambda y: (y.shape, y.dtype), outputs) == jax.tree.map(
-        lambda y: (y.shape, y.dtype), expected_outputs
-    )
-    dy = cotangents(np.random.default_rng(seed), outputs)
-    actual = value_and_cotangents(f, args, dy)
-    expected = value_and_cotangents(reference, args, dy)
-    for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert got.dtype == want.dtype
-        assert_close(got, want)
+    dy = cotangents(np.random.default_rng(seed), jax.eval_shape(f, *args))
+
+    @jax.jit
+    def both(args, dy):
+        y, pullback = jax.vjp(reference, *args)
+        return pulled_back(f, args, dy), (y, pullback(dy))
+
+    (alone, y, dx), expected = both(args, dy)
+    assert_trees_close((y, dx), expected)
+    assert_trees_close(alone, y)
 
 
 def check_second_order(f, reference, *args, seed=2):
@@ -148,17 +171,20 @@ def check_low_precision(f, *args, dtype, terms=1):
     sums, which XLA may add one after another.
     """
     tolerance = max(TOLERANCE[jnp.dtype(dtype)], terms * jnp.finfo("float32").eps / 2)
-    low = tuple(a.astype(dtype) for a in args)
-    high = tuple(a.astype("float64") for a in low)
-    outputs = jax.eval_shape(f, *low)
-    dy = cotangents(np.random.default_rng(3), outputs)
-    actual = value_and_cotangents(f, low, dy)
-    wide = jax.tree.map(lambda t, y: t.astype(y.dtype), dy, jax.eval_shape(f, *high))
-    expected = value_and_cotangents(f, high, wide)
-    for got, argument in zip(actual[1], low, strict=True):
-        assert got.dtype == argument.dtype
-    for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+    low = tuple(jnp.asarray(np.asarray(a).astype(jnp.dtype(dtype))) for a in args)
+    high = tuple(jnp.asarray(np.asarray(a).astype("float64")) for a in low)
+    dy = cotangents(np.random.default_rng(3), jax.eval_shape(f, *low))
+    wide = jax.tree.map(lambda t, y: np.asarray(t).astype(y.dtype), dy, jax.eval_shape(f, *high))
+
+    @jax.jit
+    def both(low, dy, high, wide):
+        return pulled_back(f, low, dy), pulled_back(f, high, wide)
+
+    (alone, y, dx), (_, *expected) = both(low, dy, high, wide)
+    chex.assert_trees_all_equal_dtypes(dx, low)
+    for got, want in zip(jax.tree.leaves((y, dx)), jax.tree.leaves(expected), strict=True):
         assert_close(got, want, tolerance=tolerance)
+    assert_trees_close(alone, y)
 
 
 def count_primitives(jaxpr, *names):

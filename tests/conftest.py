@@ -1,11 +1,27 @@
 """One strict configuration for every test: x64, no silent promotion, 8 simulated devices."""
 
 import os
+import shutil
+import tempfile
+
+import jaxlib.version
 
 # The tests compile thousands of small programs and run each once or twice: LLVM's optimisations
-# would take longer than they save. XLA's own passes, which rewrite operations, all run.
-# Set here, before JAX is imported, and inherited by the processes that tests start.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# would take longer than they save, and so would splitting a program among threads, or XLA's newer
+# emitters of fusions, where it has the others still. XLA's own passes, which rewrite operations,
+# all run. Set here, before JAX is imported, and inherited by the processes that tests start.
+FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+if jaxlib.version.__version_info__ < (0, 11):
+    FLAGS += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", FLAGS)
+
+# What one process of a run has compiled, the others load. Every run begins with nothing.
+CACHE = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    CACHE = tempfile.mkdtemp(prefix="compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import numpy as np
@@ -15,6 +31,27 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure(config):
+    # An entry that another process is writing cannot be read: the program is compiled again.
+    for access in ("reading", "writing"):
+        config.addinivalue_line("filterwarnings", f"ignore:Error {access} persistent compilation")
+
+
+def pytest_unconfigure():
+    if CACHE is not None:
+        shutil.rmtree(CACHE, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests marked versions(only=True) run where versions are asked for, and nowhere else."""
+    if "versions" in config.option.markexpr:
+        return
+    marks = ((item, item.get_closest_marker("versions")) for item in items)
+    elsewhere = [item for item, mark in marks if mark is not None and mark.kwargs.get("only")]
+    config.hook.pytest_deselected(items=elsewhere)
+    items[:] = [item for item in items if item not in set(elsewhere)]
 
 
 @pytest.fixture

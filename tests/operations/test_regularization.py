@@ -1,5 +1,6 @@
 """dropout and l2_penalty."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,7 +113,7 @@ def test_l2_penalty_by_hand():
     params = {"w": jnp.array([[3.0, 4.0]]), "rest": [jnp.array(2.0), None, ()]}
     penalty, gradient = jax.value_and_grad(l2_penalty)(params)
     assert penalty == (9 + 16 + 4) / 2
-    jax.tree.map(np.testing.assert_array_equal, gradient, params)
+    chex.assert_trees_all_equal(gradient, params)
 
 
 @pytest.mark.versions

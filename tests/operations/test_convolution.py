@@ -19,36 +19,10 @@ from checker import (
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from references import lax_conv
 
 from cnnvjp import equations
 from cnnvjp.convolution import conv, conv_kernel_grad, conv_transpose
-
-BATCHED = {1: "NWC", 2: "NHWC", 3: "NDHWC"}
-KERNEL = {1: "WIO", 2: "HWIO", 3: "DHWIO"}
-
-
-def lax_conv(x, w, *, stride=1, padding="VALID", dilation=1, groups=1, flip_kernel=False):
-    """The same convolution in lax's own operation, batch axes merged."""
-    ndim = w.ndim - 2
-    every = lambda option: (option,) * ndim if isinstance(option, int) else tuple(option)
-    if padding == "FULL":
-        padding = tuple(d * (k - 1) for d, k in zip(every(dilation), w.shape[:-2], strict=True))
-    if not isinstance(padding, str):
-        padding = [(p, p) if isinstance(p, int) else tuple(p) for p in every(padding)]
-    if flip_kernel:
-        w = jnp.flip(w, range(ndim))
-    batch = x.shape[: -1 - ndim]
-    y = lax.conv_general_dilated(
-        x.reshape(int(np.prod(batch)), *x.shape[-1 - ndim :]),
-        w,
-        every(stride),
-        padding,
-        rhs_dilation=every(dilation),
-        dimension_numbers=(BATCHED[ndim], KERNEL[ndim], BATCHED[ndim]),
-        feature_group_count=groups,
-    )
-    return y.reshape(*batch, *y.shape[1:])
-
 
 # batch, spatial, kernel, C_in, C_out, options
 CASES = [
@@ -486,7 +460,7 @@ def test_around_faults_of_xla(rng, shape, kernel, padding, stride, dtype):
     f = lambda x, w: conv(x, w, stride=stride, padding=padding)
     y, pullback = jax.vjp(jax.jit(padded_first), x, w)
     dy = integers(rng, *y.shape, dtype=dtype)
-    got, (dx, dw) = jax.jit(lambda x, w, dy: value_and_cotangents(f, (x, w), dy))(x, w, dy)
+    got, (dx, dw) = value_and_cotangents(f, (x, w), dy)
     for found, wanted in zip((got, dx, dw), (y, *pullback(dy)), strict=True):
         np.testing.assert_array_equal(found, wanted)
 

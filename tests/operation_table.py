@@ -19,7 +19,7 @@ import cnnvjp
 BATCH = 4  # divisible among 2 devices
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Operation:
     """One call of a public function.
 
@@ -74,7 +74,7 @@ ARGMAX = integers(np.random.default_rng(2), BATCH, 3, 3, 4, low=0, high=36)
 CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
 
 OPERATIONS = [
-    image("conv", lambda x, w, b: cnnvjp.conv(x, w, b, stride=2, padding=1, groups=2), (3, 3, 2, 6), (6,)),
+    image("conv", lambda x, w, b: cnnvjp.conv(x, w, b, stride=2, padding=1), (3, 3, 4, 6), (6,)),
     Operation(
         "conv_transpose",
         lambda y, w, b: cnnvjp.conv_transpose(y, w, b, stride=2, padding=1, output_size=6),
@@ -173,3 +173,18 @@ def gradients(operation, f):
     """The loss's gradients for all differentiable arguments."""
     argnums = tuple(range(len(operation.shapes)))
     return jax.grad(lambda *args: total(f(*args)), argnums)
+
+
+def value_and_gradients(operation):
+    """All outputs of an operation, and the gradients of the loss of them."""
+
+    def run(*args):
+        return operation.f(*args), gradients(operation, operation.f)(*args)
+
+    return run
+
+
+@functools.cache
+def expected(operation):
+    """`value_and_gradients`, compiled once for all tests that compare with it."""
+    return jax.jit(value_and_gradients(operation))

@@ -9,54 +9,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checker import assert_close, normal
+from checker import assert_close, assert_trees_close, normal
 from jax import lax
-from operations import IDS, OPERATIONS, gradients, total
+from operation_table import IDS, OPERATIONS, expected, gradients, total, value_and_gradients
 
 import cnnvjp
 
 every_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=IDS)
 
 COPIES = 3
+STEP = 1e-5  # of finite differences
 
 
-def value_and_gradients(operation):
-    """All outputs of an operation, and the gradients of a curved loss of them."""
-
-    def run(*args):
-        return operation.f(*args), gradients(operation, operation.f)(*args)
-
-    return run
-
-
-def assert_all_close(actual, expected):
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert got.dtype == want.dtype
-        assert_close(got, want, tolerance=1e-11)
+assert_all_close = functools.partial(assert_trees_close, tolerance=1e-11)
 
 
 def stacked(trees):
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def copies(operation):
     """Some draws of all arguments, stacked: those that are not differentiated, rolled."""
     drawn = zip(*(operation.arguments(seed=seed) for seed in range(COPIES)), strict=True)
-    rolled = ([jnp.roll(a, shift, 0) for shift in range(COPIES)] for a in operation.fixed)
-    return [jnp.stack(draws) for draws in (*drawn, *rolled)]
-
-
-def test_every_public_function_has_a_row():
-    functions = {name for name in cnnvjp.__all__ if callable(getattr(cnnvjp, name))}
-    assert {operation.name for operation in OPERATIONS} == functions - {"Model"}
+    rolled = ([np.roll(a, shift, 0) for shift in range(COPIES)] for a in operation.fixed)
+    return [np.stack(draws) for draws in (*drawn, *rolled)]
 
 
 @every_operation
 def test_jit(operation):
     args = (*operation.arguments(), *operation.fixed)
-    run = value_and_gradients(operation)
-    assert_all_close(jax.jit(run)(*args), run(*args))
+    assert_all_close(expected(operation)(*args), value_and_gradients(operation)(*args))
 
 
 @pytest.mark.versions
@@ -79,9 +61,11 @@ def test_constants(operation):
         return y, pullback(dy)
 
     weights = normal(np.random.default_rng(7), 101)
-    expected = pulled_back(args, fixed, weights)
-    assert_all_close(jax.jit(lambda: pulled_back(args, fixed, weights))(), expected)
-    assert_all_close(jax.jit(lambda *args: pulled_back(args, fixed, weights))(*args), expected)
+    nothing_known = jax.jit(pulled_back)(args, fixed, weights)
+    all_known = jax.jit(lambda: pulled_back(args, fixed, weights))()
+    assert_all_close(all_known, nothing_known)
+    others_known = jax.jit(lambda *args: pulled_back(args, fixed, weights))(*args)
+    assert_all_close(others_known, nothing_known)
 
 
 def recomputes_rules_with_options():
@@ -104,7 +88,7 @@ def recomputes_rules_with_options():
 def test_checkpoint(operation):
     args = (*operation.arguments(), *operation.fixed)
     recomputed = jax.jit(gradients(operation, jax.checkpoint(operation.f)))(*args)
-    assert_all_close(recomputed, jax.jit(gradients(operation, operation.f))(*args))
+    assert_all_close(recomputed, expected(operation)(*args)[1])
 
 
 def test_checkpoint_is_skipped_only_under_the_flag():
@@ -115,9 +99,8 @@ def test_checkpoint_is_skipped_only_under_the_flag():
 @every_operation
 def test_vmap(operation):
     """Over each argument alone, over all together, and over two axes, one inside the other."""
-    run = value_and_gradients(operation)
+    run, one = value_and_gradients(operation), expected(operation)
     args = copies(operation)
-    one = jax.jit(run)
 
     def looped(axes, chosen):
         return [
@@ -132,7 +115,7 @@ def test_vmap(operation):
         actual = jax.jit(jax.vmap(run, axes))(*given)
         assert_all_close(actual, stacked(looped(axes, range(COPIES))))
 
-    square = [jnp.stack([a[:2], a[1:]]) for a in args]
+    square = [np.stack([a[:2], a[1:]]) for a in args]
     nested = jax.jit(jax.vmap(jax.vmap(run), in_axes=1, out_axes=1))(*square)
     first, second, third = looped(together, range(COPIES))
     assert_all_close(nested, stacked([stacked([first, second]), stacked([second, third])]))
@@ -151,21 +134,27 @@ def test_scan(operation):
         return lax.scan(step, 0.0, (*differentiated, *fixed))[0]
 
     actual = jax.jit(jax.grad(loss))(args[:count], args[count:])
-    one = jax.jit(gradients(operation, operation.f))
-    expected = stacked([one(*(a[i] for a in args)) for i in range(COPIES)])
-    assert_all_close(tuple(actual), expected)
+    each = [expected(operation)(*(a[i] for a in args))[1] for i in range(COPIES)]
+    assert_all_close(tuple(actual), stacked(each))
+
+
+def loss_of(outputs):
+    """`total`, in NumPy."""
+    leaves = [np.asarray(y) for y in jax.tree.leaves(outputs)]
+    return sum(np.sin(y).sum() for y in leaves if y.dtype.kind == "f")
 
 
 @every_operation
-def test_linearized_gradient(operation):
-    """The Hessian along a direction: forward over reverse, reverse over reverse the same."""
+def test_finite_differences(operation):
+    """To second order: forward over reverse, and reverse over reverse the same."""
     args = operation.arguments()
-    slope = gradients(operation, lambda *args: operation.f(*args, *operation.fixed))
+    f = lambda *args: operation.f(*args, *operation.fixed)
     rng = np.random.default_rng(9)
     direction = tuple(normal(rng, *a.shape) for a in args)
 
     @jax.jit
     def both_ways(args, direction):
+        slope = gradients(operation, f)
         value, along = jax.linearize(slope, *args)
 
         def projected(*args):
@@ -174,8 +163,23 @@ def test_linearized_gradient(operation):
         return value, along(*direction), jax.grad(projected, tuple(range(len(args))))(*args)
 
     value, forward, reverse = both_ways(args, direction)
-    assert_all_close(value, jax.jit(slope)(*args))
+    (_, slope), *around = (
+        expected(operation)(
+            *(np.asarray(a) + step * np.asarray(d) for a, d in zip(args, direction, strict=True)),
+            *operation.fixed,
+        )
+        for step in (0, STEP, -STEP)
+    )
+    assert_all_close(value, slope)
     assert_all_close(forward, reverse)
+
+    (after, slope_after), (before, slope_before) = around
+    difference = (loss_of(after) - loss_of(before)) / (2 * STEP)
+    along = sum(map(np.vdot, slope, direction))
+    np.testing.assert_allclose(along, difference, rtol=1e-6, atol=1e-6)
+    for second, high, low in zip(forward, slope_after, slope_before, strict=True):
+        difference = (np.asarray(high) - np.asarray(low)) / (2 * STEP)
+        assert_close(second, difference, tolerance=1e-6)
 
 
 def new_rules_are_on():
@@ -187,9 +191,10 @@ def test_the_flag_takes_effect():
     assert new_rules_are_on() == (os.environ.get("JAX_CUSTOM_VJP3") == "1")
 
 
+@pytest.mark.versions(only=True)
 @pytest.mark.skipif(not hasattr(jax.config, "jax_custom_vjp3"), reason="since JAX 0.10")
 @pytest.mark.skipif("JAX_CUSTOM_VJP3" in os.environ, reason="is such a run")
-@pytest.mark.parametrize("part", ["flag or jit or checkpoint", "vmap", "scan or linearized"])
+@pytest.mark.parametrize("part", ["flag or jit or checkpoint", "vmap", "scan or differences"])
 def test_under_the_new_custom_vjp(part):
     """This file again, in a process in which the flag is set before JAX is imported."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", part, __file__]

@@ -1,18 +1,12 @@
 """Every operation's gradients on several devices, in every kind of layout JAX has."""
 
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
-import two_processes
 from checker import assert_close, normal
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from operations import IDS, OPERATIONS, gradients, total
+from operation_table import IDS, OPERATIONS, expected, gradients, total
 
 
 def two_devices(kind):
@@ -30,12 +24,12 @@ def arguments(operation):
 def test_every_layout(operation):
     """The batch sharded over an Auto and an Explicit mesh, and in `shard_map`, as on one device."""
     args, _ = arguments(operation)
-    expected = jax.jit(gradients(operation, operation.f))(*args)
+    _, slopes = expected(operation)(*args)
     for kind in (AxisType.Auto, AxisType.Explicit):
-        check_mesh(operation, kind, expected)
+        check_mesh(operation, kind, slopes)
     # dropout draws its mask from the local shape, so devices draw other masks than one would.
     if operation.name != "dropout" and any(operation.batched):
-        check_shard_map(operation, expected)
+        check_shard_map(operation, slopes)
 
 
 LAYOUTS = {
@@ -57,11 +51,10 @@ def test_maps_in_parts(operation, layout):
         spec = P(*(axis if size % 2 == 0 else None for size, axis in divided))
         return jax.device_put(argument, NamedSharding(mesh, spec))
 
-    slopes = jax.jit(gradients(operation, operation.f))
-    expected = slopes(*args)
+    _, slopes = expected(operation)(*args)
     with jax.set_mesh(mesh):
-        actual = slopes(*map(placed, args, batched))
-    for got, want in zip(actual, expected, strict=True):
+        actual = jax.jit(gradients(operation, operation.f))(*map(placed, args, batched))
+    for got, want in zip(actual, slopes, strict=True):
         assert_close(got, want, tolerance=1e-11)
 
 
@@ -116,7 +109,7 @@ def test_upsampled_rows_in_parts_and_copies():
     assert_close(slopes(jax.device_put(y, divided), w)[0], slopes(y, w)[0])
 
 
-def check_mesh(operation, kind, expected):
+def check_mesh(operation, kind, slopes):
     args, batched = arguments(operation)
     mesh = two_devices(kind)
     with jax.set_mesh(mesh):
@@ -125,13 +118,13 @@ def check_mesh(operation, kind, expected):
             for a, b in zip(args, batched, strict=True)
         ]
         actual = jax.jit(gradients(operation, operation.f))(*placed)
-    for got, want, argument in zip(actual, expected, placed, strict=False):
+    for got, want, argument in zip(actual, slopes, placed, strict=False):
         if kind == AxisType.Explicit:
             assert got.sharding.is_equivalent_to(argument.sharding, got.ndim)
         assert_close(got, want, tolerance=1e-11)
 
 
-def check_shard_map(operation, expected):
+def check_shard_map(operation, slopes):
     """Replicated arguments get the sum over devices, batched ones their own part."""
     args, batched = arguments(operation)
     mesh = two_devices(AxisType.Auto)
@@ -152,35 +145,5 @@ def check_shard_map(operation, expected):
     inside = jax.shard_map(slope, mesh=mesh, in_specs=specs, out_specs=specs[: len(argnums)])
     outside = jax.grad(jax.shard_map(loss, mesh=mesh, in_specs=specs, out_specs=P()), argnums)
     for ways in jax.jit(lambda *args: (inside(*args), outside(*args)))(*args):
-        for got, want in zip(ways, expected, strict=True):
+        for got, want in zip(ways, slopes, strict=True):
             assert_close(got, want, tolerance=1e-11)
-
-
-def test_two_processes_train_as_one():
-    """Two processes over gloo, each with half of the batch, give one process's losses."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = str(probe.getsockname()[1])
-    script = Path(__file__).with_name("two_processes.py")
-    run = [
-        subprocess.Popen(
-            [sys.executable, script, str(rank), port],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=240) for process in run]
-    finally:
-        for process in run:
-            process.kill()
-    enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
-    with enable_x64(False):
-        expected = list(two_processes.losses())
-    for process, (printed, errors) in zip(run, outputs, strict=True):
-        assert process.returncode == 0, errors
-        losses = [float(line[5:]) for line in printed.splitlines() if line.startswith("loss ")]
-        np.testing.assert_allclose(losses, expected, rtol=1e-6)
-    assert expected[-1] != expected[0]

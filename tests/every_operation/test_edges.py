@@ -4,6 +4,7 @@ import functools
 import itertools
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,14 +13,15 @@ from checker import (
     TOLERANCE,
     assert_close,
     check_first_order,
+    compiled,
     cotangents,
     message,
     normal,
     value_and_cotangents,
 )
 from numpy.testing import assert_array_equal
-from operations import OPERATIONS
-from test_convolution import lax_conv
+from operation_table import OPERATIONS
+from references import lax_conv
 
 from cnnvjp import (
     adaptive_avg_pool,
@@ -82,16 +84,6 @@ def places(shape, most=12):
     found = list(itertools.product(*axes))
     found = [*found[:: -(-len(found) // most)], tuple(n - 1 for n in size)]
     return [(i % batch, *place, i % channels) for i, place in enumerate(found)]
-
-
-def compiled(f):
-    """The outputs of f and the cotangents of its arguments, as a function of (args, dy)."""
-
-    def run(args, dy):
-        y, pullback = jax.vjp(f, *args)
-        return y, pullback(dy)
-
-    return jax.jit(run)
 
 
 # ------------------------------------------------------------------------------------------
@@ -281,7 +273,7 @@ def test_what_is_not_finite_stays_in_its_image(operation):
             for a, batched in zip(args, operation.batched, strict=True)
         ]
         for found in (run(tuple(spoiled), dy), run(args, dy.at[0].set(poison))):
-            jax.tree.map(assert_array_equal, others(found), clean)
+            chex.assert_trees_all_equal(others(found), clean)
 
 
 def test_batch_norm_of_what_is_not_finite_stays_in_its_channel(rng):
@@ -290,7 +282,7 @@ def test_batch_norm_of_what_is_not_finite_stays_in_its_channel(rng):
     run = compiled(batch_norm)
     clean = jax.tree.map(lambda a: a[..., 0], run(args, dy))
     spoiled = run((args[0].at[1, 2, 1].set(INF), *args[1:]), dy)
-    jax.tree.map(assert_array_equal, jax.tree.map(lambda a: a[..., 0], spoiled), clean)
+    chex.assert_trees_all_equal(jax.tree.map(lambda a: a[..., 0], spoiled), clean)
     assert all(is_bad(a[..., 1]).any() for a in jax.tree.leaves(spoiled[0]))
 
 

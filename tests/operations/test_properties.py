@@ -25,7 +25,7 @@ from checker import (
 )
 from jax import lax
 from numpy.testing import assert_array_equal
-from test_convolution import lax_conv
+from references import lax_conv
 
 from cnnvjp import (
     avg_pool,
