@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from chex import ArrayTree
 from jax import Array
 
 from cnnvjp._checks.arrays import key_operand, operands
@@ -95,7 +96,7 @@ _dropout.defvjp(_dropout_fwd, _dropout_bwd)
 # ------------------------------------------------------------------------------------------
 
 
-def l2_penalty(params: chex.ArrayTree) -> jax.Array:
+def l2_penalty(params: ArrayTree) -> jax.Array:
     """Half the sum of all squared weights: L = ½ Σ w².
 
     Gradient:
