@@ -77,10 +77,10 @@ def summed_type(dtype: Any, x: jax.Array, ndim: int) -> ArrayType:
 
 
 def unify_varying(*arrays: Any) -> tuple[Any, ...]:
-    """Casts arrays to the union of the mesh axes that they vary over, leaving None alone."""
-    varying = [frozenset() if a is None else varying_axes(a) for a in arrays]
-    union = frozenset().union(*varying)
+    """Casts arrays to the union of the mesh axes that they vary over."""
+    varying = [varying_axes(a) for a in arrays]
+    union = frozenset[str]().union(*varying)
     return tuple(
-        a if a is None or have == union else cast_varying(a, tuple(sorted(union - have)))
+        a if have == union else cast_varying(a, tuple(sorted(union - have)))
         for a, have in zip(arrays, varying, strict=True)
     )

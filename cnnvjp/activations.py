@@ -11,10 +11,11 @@ what JAX makes of them in a second derivative takes the same side.
 """
 
 import functools
-from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.compiled import call
@@ -27,7 +28,7 @@ from cnnvjp._windows.axes import broadcast_to, sum_shared
 # ------------------------------------------------------------------------------------------
 
 
-def relu(x: jax.Array) -> jax.Array:
+def relu(x: chex.Array) -> jax.Array:
     """The rectified linear unit: y = max(x, 0).
 
     Gradient ([H] 8.53):
@@ -59,19 +60,19 @@ def relu(x: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def _relu(x: jax.Array) -> jax.Array:
+def _relu(x):
     return _rectified(x)
 
 
-def _rectified(x: jax.Array) -> jax.Array:
+def _rectified(x: Array) -> Array:
     return jnp.where(x <= 0, 0, x)  # of a NaN the condition is false: it stays
 
 
-def _relu_fwd(x: jax.Array) -> Any:
+def _relu_fwd(x):
     return _rectified(x), x > 0  # one byte a number, whatever x's dtype
 
 
-def _relu_bwd(positive: jax.Array, dy: jax.Array) -> Any:
+def _relu_bwd(positive, dy):
     return (jnp.where(positive, dy, 0),)  # [H] 8.53 with f' = 1 or 0
 
 
@@ -83,7 +84,7 @@ _relu.defvjp(_relu_fwd, _relu_bwd)
 # ------------------------------------------------------------------------------------------
 
 
-def relu6(x: jax.Array) -> jax.Array:
+def relu6(x: chex.Array) -> jax.Array:
     """The rectified linear unit, capped: y = min(max(x, 0), 6).
 
     Gradient ([H] 8.53):
@@ -115,19 +116,19 @@ def relu6(x: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def _relu6(x: jax.Array) -> jax.Array:
+def _relu6(x):
     return _capped(x)
 
 
-def _capped(x: jax.Array) -> jax.Array:
+def _capped(x: Array) -> Array:
     return jnp.where(x >= 6, 6, _rectified(x))
 
 
-def _relu6_fwd(x: jax.Array) -> Any:
+def _relu6_fwd(x):
     return _capped(x), (x > 0) & (x < 6)
 
 
-def _relu6_bwd(between: jax.Array, dy: jax.Array) -> Any:
+def _relu6_bwd(between, dy):
     return (jnp.where(between, dy, 0),)  # [H] 8.53 with f' = 1 or 0
 
 
@@ -139,7 +140,7 @@ _relu6.defvjp(_relu6_fwd, _relu6_bwd)
 # ------------------------------------------------------------------------------------------
 
 
-def leaky_relu(x: jax.Array, negative_slope: float = 0.01) -> jax.Array:
+def leaky_relu(x: chex.Array, negative_slope: float = 0.01) -> jax.Array:
     """A rectifier that leaks: y = x where x > 0, and negative_slope · x elsewhere.
 
     Gradient ([H] 8.53):
@@ -173,20 +174,20 @@ def leaky_relu(x: jax.Array, negative_slope: float = 0.01) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _leaky_relu(x: jax.Array, slope: float) -> jax.Array:
+def _leaky_relu(x, slope):
     return _leaking(x, x > 0, slope)
 
 
-def _leaking(x: jax.Array, positive: jax.Array, slope: float | jax.Array) -> jax.Array:
+def _leaking(x: Array, positive: Array, slope: float | Array) -> Array:
     return jnp.where(positive, x, (slope * widened(x)).astype(x.dtype))
 
 
-def _leaky_relu_fwd(x: jax.Array, slope: float) -> Any:
+def _leaky_relu_fwd(x, slope):
     positive = x > 0
     return _leaking(x, positive, slope), positive
 
 
-def _leaky_relu_bwd(slope: float, positive: jax.Array, dy: jax.Array) -> Any:
+def _leaky_relu_bwd(slope, positive, dy):
     return (_leaking(dy, positive, slope),)  # [H] 8.53 with f' = 1 or the slope
 
 
@@ -198,7 +199,7 @@ _leaky_relu.defvjp(_leaky_relu_fwd, _leaky_relu_bwd)
 # ------------------------------------------------------------------------------------------
 
 
-def prelu(x: jax.Array, slope: jax.Array | float) -> jax.Array:
+def prelu(x: chex.Array, slope: chex.Numeric) -> jax.Array:
     """A leaky rectifier with a trained slope: y = x where x > 0, and slope · x elsewhere.
 
     Gradients:
@@ -235,17 +236,18 @@ def prelu(x: jax.Array, slope: jax.Array | float) -> jax.Array:
 
 
 @jax.custom_vjp
-def _prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
+def _prelu(x, slope):
     return _leaking(x, x > 0, broadcast_to(widened(slope), x))
 
 
-def _prelu_fwd(x: jax.Array, slope: jax.Array) -> Any:
+def _prelu_fwd(x, slope):
     return _leaking(x, x > 0, broadcast_to(widened(slope), x)), (x, slope)
 
 
-def _prelu_bwd(residuals: Any, dy: jax.Array) -> Any:
+def _prelu_bwd(residuals, dy):
     x, slope = residuals
     dx = _leaking(dy, x > 0, broadcast_to(widened(slope), dy))  # [H] 8.53
+    # ∂y/∂slope = x below 0; summed over what shares it, as a bias in [H] 8.36.
     dslope = sum_shared(jnp.where(x > 0, 0, widened(dy) * widened(x)), slope)
     return dx, dslope
 
@@ -258,7 +260,7 @@ _prelu.defvjp(_prelu_fwd, _prelu_bwd)
 # ------------------------------------------------------------------------------------------
 
 
-def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
+def elu(x: chex.Array, alpha: float = 1.0) -> jax.Array:
     """The exponential linear unit: y = x where x > 0, and alpha · (eˣ − 1) elsewhere.
 
     Gradient ([H] 8.53):
@@ -291,27 +293,27 @@ def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _elu(x: jax.Array, alpha: float) -> jax.Array:
+def _elu(x, alpha):
     return _exponential_linear(x, alpha)
 
 
-def _exponential_linear(x: jax.Array, alpha: float) -> jax.Array:
+def _exponential_linear(x: Array, alpha: float) -> Array:
     return jnp.where(x > 0, x, (alpha * jnp.expm1(_below(x))).astype(x.dtype))
 
 
-def _elu_fwd(x: jax.Array, alpha: float) -> Any:
+def _elu_fwd(x, alpha):
     return _exponential_linear(x, alpha), x  # from y, alpha · eˣ = y + alpha would cancel
 
 
-def _elu_bwd(alpha: float, x: jax.Array, dy: jax.Array) -> Any:
+def _elu_bwd(alpha, x, dy):
     below = (alpha * jnp.exp(_below(x)) * widened(dy)).astype(dy.dtype)
-    return (jnp.where(x > 0, dy, below),)  # [H] 8.53
+    return (jnp.where(x > 0, dy, below),)  # [H] 8.53 with f' = 1 or alpha · eˣ
 
 
 _elu.defvjp(_elu_fwd, _elu_bwd)
 
 
-def _below(x: jax.Array) -> jax.Array:
+def _below(x: Array) -> Array:
     """`x` up to 0, so that no exponential overflows where it is not selected."""
     return widened(jnp.where(x > 0, 0, x))
 
@@ -321,7 +323,7 @@ def _below(x: jax.Array) -> jax.Array:
 # ------------------------------------------------------------------------------------------
 
 
-def hard_swish(x: jax.Array) -> jax.Array:
+def hard_swish(x: chex.Array) -> jax.Array:
     """A swish made of pieces: y = x · relu6(x + 3) / 6.
 
     Gradient ([H] 8.53):
@@ -355,24 +357,24 @@ def hard_swish(x: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def _hard_swish(x: jax.Array) -> jax.Array:
+def _hard_swish(x):
     return _in_three_pieces(x)
 
 
-def _in_three_pieces(x: jax.Array) -> jax.Array:
+def _in_three_pieces(x: Array) -> Array:
     inner = widened(jnp.where(jnp.abs(x) >= 3, 0, x))  # finite where it is not selected
     middle = (inner * (inner + 3) / 6).astype(x.dtype)
     return jnp.where(x <= -3, 0, jnp.where(x >= 3, x, middle))
 
 
-def _hard_swish_fwd(x: jax.Array) -> Any:
+def _hard_swish_fwd(x):
     return _in_three_pieces(x), x
 
 
-def _hard_swish_bwd(x: jax.Array, dy: jax.Array) -> Any:
+def _hard_swish_bwd(x, dy):
     inner = widened(jnp.where(jnp.abs(x) >= 3, 0, x))
     middle = ((2 * inner + 3) / 6 * widened(dy)).astype(dy.dtype)
-    return (jnp.where(x <= -3, 0, jnp.where(x >= 3, dy, middle)),)  # [H] 8.53
+    return (jnp.where(x <= -3, 0, jnp.where(x >= 3, dy, middle)),)  # [H] 8.53 with f' = (2x + 3)/6
 
 
 _hard_swish.defvjp(_hard_swish_fwd, _hard_swish_bwd)

@@ -11,12 +11,12 @@ an interval, "convolution-type" as [B] says of pooling in general.
 
 import functools
 import math
-from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.compiled import call
@@ -29,7 +29,7 @@ from cnnvjp._windows.spatial import occupied_size, per_axis, spatial_rank
 # ------------------------------------------------------------------------------------------
 
 
-def global_max_pool(x: jax.Array, *, spatial_ndim: int | None = None) -> jax.Array:
+def global_max_pool(x: chex.Array, *, spatial_ndim: int | None = None) -> jax.Array:
     """Takes the largest entry of each map: y[n, c] = max over j of x[n, j, c].
 
     A NaN in the map wins.
@@ -66,17 +66,17 @@ def global_max_pool(x: jax.Array, *, spatial_ndim: int | None = None) -> jax.Arr
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _global_max_pool(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
+def _global_max_pool(x, size):
     y, _ = _first_largest(_one_spatial_axis(x, size), x.ndim - 1 - len(size))
     return y
 
 
-def _global_max_pool_fwd(x: jax.Array, size: tuple[int, ...]) -> Any:
+def _global_max_pool_fwd(x, size):
     y, winner = _first_largest(_one_spatial_axis(x, size), x.ndim - 1 - len(size))
     return y, winner  # its row-major index in the map
 
 
-def _global_max_pool_bwd(size: tuple[int, ...], winner: jax.Array, dy: jax.Array) -> Any:
+def _global_max_pool_bwd(size, winner, dy):
     axis = dy.ndim - 1
     mask = _is_at(winner, math.prod(size), axis)
     dx = jnp.where(mask, jnp.expand_dims(dy, axis), 0)  # [J], "Pooling Layer"
@@ -86,19 +86,19 @@ def _global_max_pool_bwd(size: tuple[int, ...], winner: jax.Array, dy: jax.Array
 _global_max_pool.defvjp(_global_max_pool_fwd, _global_max_pool_bwd)
 
 
-def _one_spatial_axis(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
+def _one_spatial_axis(x: Array, size: tuple[int, ...]) -> Array:
     """(*batch, *spatial, C) -> (*batch, positions, C)."""
     return x.reshape(*x.shape[: -1 - len(size)], math.prod(size), x.shape[-1])
 
 
-def _first_largest(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+def _first_largest(x: Array, axis: int) -> tuple[Array, Array]:
     """The largest entry along an axis, or a NaN, and the place where it was first met."""
     winner = lax.argmax(x, axis, jnp.int32)
     entry = jnp.where(_is_at(winner, x.shape[axis], axis), x, 0)
     return jnp.sum(entry, axis, dtype=x.dtype), winner
 
 
-def _is_at(winner: jax.Array, length: int, axis: int) -> jax.Array:
+def _is_at(winner: Array, length: int, axis: int) -> Array:
     """A mask with a new axis of the given length, True at the winner's place on it."""
     shape = [1] * (winner.ndim + 1)
     shape[axis] = length
@@ -110,7 +110,7 @@ def _is_at(winner: jax.Array, length: int, axis: int) -> jax.Array:
 # ------------------------------------------------------------------------------------------
 
 
-def global_avg_pool(x: jax.Array, *, spatial_ndim: int | None = None) -> jax.Array:
+def global_avg_pool(x: chex.Array, *, spatial_ndim: int | None = None) -> jax.Array:
     """Averages each map: y[n, c] = (Σ over j of x[n, j, c]) / (number of positions).
 
     Gradient ([J], "Pooling Layer"): dx[n, j, c] = dy[n, c] / (number of positions).
@@ -138,21 +138,21 @@ def global_avg_pool(x: jax.Array, *, spatial_ndim: int | None = None) -> jax.Arr
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _global_avg_pool(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
+def _global_avg_pool(x, size):
     return _mean_of_map(x, size)
 
 
-def _mean_of_map(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
+def _mean_of_map(x: Array, size: tuple[int, ...]) -> Array:
     spatial = tuple(range(x.ndim - 1 - len(size), x.ndim - 1))
     total = jnp.sum(x, spatial, dtype=accumulator(x.dtype))
     return (total / _count(size)).astype(x.dtype)
 
 
-def _global_avg_pool_fwd(x: jax.Array, size: tuple[int, ...]) -> Any:
+def _global_avg_pool_fwd(x, size):
     return _mean_of_map(x, size), ()
 
 
-def _global_avg_pool_bwd(size: tuple[int, ...], _: Any, dy: jax.Array) -> Any:
+def _global_avg_pool_bwd(size, _, dy):
     portion = (dy.astype(accumulator(dy.dtype)) / _count(size)).astype(dy.dtype)
     dx = _repeated(portion, size)  # "assigned to the whole pooling block" ([J])
     return (dx,)
@@ -166,7 +166,7 @@ def _count(size: tuple[int, ...]) -> float:
     return float(math.prod(size))
 
 
-def _repeated(y: jax.Array, size: tuple[int, ...]) -> jax.Array:
+def _repeated(y: Array, size: tuple[int, ...]) -> Array:
     """(*batch, C) -> (*batch, *spatial, C)."""
     *batch, channels = y.shape
     y = jnp.expand_dims(y, tuple(range(len(batch), len(batch) + len(size))))
@@ -179,7 +179,7 @@ def _repeated(y: jax.Array, size: tuple[int, ...]) -> jax.Array:
 
 
 def adaptive_avg_pool(
-    x: jax.Array, output_size: PerAxis, *, spatial_ndim: int | None = None
+    x: chex.Array, output_size: PerAxis, *, spatial_ndim: int | None = None
 ) -> jax.Array:
     """Averages bins that cover the map, as many as asked for.
 
@@ -216,11 +216,11 @@ def adaptive_avg_pool(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _adaptive_avg_pool(x: jax.Array, size: tuple[int, ...], bins: tuple[int, ...]) -> jax.Array:
+def _adaptive_avg_pool(x, size, bins):
     return _bin_means(x, size, bins)
 
 
-def _bin_means(x: jax.Array, size: tuple[int, ...], bins: tuple[int, ...]) -> jax.Array:
+def _bin_means(x: Array, size: tuple[int, ...], bins: tuple[int, ...]) -> Array:
     y = x.astype(accumulator(x.dtype))
     for axis, n, m in _spatial_axes(x, size, bins):
         start, stop = _bins(n, m)
@@ -228,13 +228,11 @@ def _bin_means(x: jax.Array, size: tuple[int, ...], bins: tuple[int, ...]) -> ja
     return y.astype(x.dtype)
 
 
-def _adaptive_avg_pool_fwd(x: jax.Array, size: tuple[int, ...], bins: tuple[int, ...]) -> Any:
+def _adaptive_avg_pool_fwd(x, size, bins):
     return _bin_means(x, size, bins), ()
 
 
-def _adaptive_avg_pool_bwd(
-    size: tuple[int, ...], bins: tuple[int, ...], _: Any, dy: jax.Array
-) -> Any:
+def _adaptive_avg_pool_bwd(size, bins, _, dy):
     dx = dy.astype(accumulator(dy.dtype))
     for axis, n, m in _spatial_axes(dy, size, bins):
         start, stop = _bins(n, m)
@@ -252,7 +250,7 @@ _adaptive_avg_pool.defvjp(_adaptive_avg_pool_fwd, _adaptive_avg_pool_bwd)
 
 
 def adaptive_max_pool(
-    x: jax.Array, output_size: PerAxis, *, spatial_ndim: int | None = None
+    x: chex.Array, output_size: PerAxis, *, spatial_ndim: int | None = None
 ) -> jax.Array:
     """Takes the largest entry of bins that cover the map, as many as asked for.
 
@@ -292,14 +290,14 @@ def adaptive_max_pool(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _adaptive_max_pool(x: jax.Array, size: tuple[int, ...], bins: tuple[int, ...]) -> jax.Array:
+def _adaptive_max_pool(x, size, bins):
     y, _ = _bin_maxima(x, size, bins)
     return y
 
 
 def _bin_maxima(
-    x: jax.Array, size: tuple[int, ...], bins: tuple[int, ...]
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    x: Array, size: tuple[int, ...], bins: tuple[int, ...]
+) -> tuple[Array, tuple[Array, ...]]:
     """Axis by axis, the last one first: so the first winner is the first in row-major order."""
     winners = []
     for axis, n, m in reversed(_spatial_axes(x, size, bins)):
@@ -310,13 +308,11 @@ def _bin_maxima(
     return x, tuple(reversed(winners))
 
 
-def _adaptive_max_pool_fwd(x: jax.Array, size: tuple[int, ...], bins: tuple[int, ...]) -> Any:
+def _adaptive_max_pool_fwd(x, size, bins):
     return _bin_maxima(x, size, bins)  # the winners' positions along each axis
 
 
-def _adaptive_max_pool_bwd(
-    size: tuple[int, ...], bins: tuple[int, ...], winners: tuple[jax.Array, ...], dy: jax.Array
-) -> Any:
+def _adaptive_max_pool_bwd(size, bins, winners, dy):
     dx = dy.astype(accumulator(dy.dtype))
     for winner, (axis, n, m) in zip(winners, _spatial_axes(dy, size, bins), strict=True):
         holding = _bins_that_hold(n, m)
@@ -349,8 +345,8 @@ def _bins_that_hold(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _intervals(
-    x: jax.Array, axis: int, start: np.ndarray, stop: np.ndarray
-) -> tuple[jax.Array, np.ndarray]:
+    x: Array, axis: int, start: np.ndarray, stop: np.ndarray
+) -> tuple[Array, np.ndarray]:
     """The entries from start to stop along an axis, on a new axis after it.
 
     Shorter intervals repeat their last entry; the mask that is returned too leaves these out.
@@ -361,12 +357,12 @@ def _intervals(
     return entries, np.expand_dims(inside, [a for a in range(x.ndim + 1) if a - axis not in (0, 1)])
 
 
-def _interval_sums(x: jax.Array, axis: int, start: np.ndarray, stop: np.ndarray) -> jax.Array:
+def _interval_sums(x: Array, axis: int, start: np.ndarray, stop: np.ndarray) -> Array:
     entries, inside = _intervals(x, axis, start, stop)
     return jnp.sum(jnp.where(inside, entries, 0), axis + 1)
 
 
-def _along(entries: np.ndarray, axis: int, like: jax.Array) -> np.ndarray:
+def _along(entries: np.ndarray, axis: int, like: Array) -> np.ndarray:
     """One number per position of an axis, shaped to go with `like`."""
     shape = [1] * like.ndim
     shape[axis] = len(entries)
@@ -374,7 +370,7 @@ def _along(entries: np.ndarray, axis: int, like: jax.Array) -> np.ndarray:
 
 
 def _spatial_axes(
-    x: jax.Array, size: tuple[int, ...], bins: tuple[int, ...]
+    x: Array, size: tuple[int, ...], bins: tuple[int, ...]
 ) -> list[tuple[int, int, int]]:
     """(axis, n, m) for each spatial axis of maps or their pooled maps."""
     first = x.ndim - 1 - len(size)
@@ -382,7 +378,7 @@ def _spatial_axes(
 
 
 def _sizes(
-    x: jax.Array, output_size: PerAxis, spatial_ndim: int | None
+    x: Array, output_size: PerAxis, spatial_ndim: int | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The size of the maps and the number of bins along each axis, checked."""
     ndim = spatial_rank(spatial_ndim, output_size=output_size)

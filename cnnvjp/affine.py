@@ -7,26 +7,26 @@ input is the sum of the weight function's output and a bias (8.32), or their pro
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
+import chex
 import jax
+from jax import Array
 
 from cnnvjp import _lowering as lowering
 from cnnvjp._checks.arrays import check_suffix, operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.options import choice_option, hashable_precision
-from cnnvjp._types import ArrayType, accumulator, primal_type, unify_varying
+from cnnvjp._types import ArrayType, Order, Precision, primal_type, unify_varying, widened
 from cnnvjp._windows.axes import broadcast_to, sum_shared
 from cnnvjp._windows.spatial import is_sequence, per_axis, spatial_rank, spatial_size
-
-_ORDERS = ("row", "column")
 
 # ------------------------------------------------------------------------------------------
 # add_bias
 # ------------------------------------------------------------------------------------------
 
 
-def add_bias(z: jax.Array, b: jax.Array) -> jax.Array:
+def add_bias(z: chex.Array, b: chex.Array) -> jax.Array:
     """Adds a bias, tied or untied: y = z + b ([H] 8.32).
 
     Gradients ([H] 8.34–8.37):
@@ -59,21 +59,21 @@ def add_bias(z: jax.Array, b: jax.Array) -> jax.Array:
     return call(_add_bias, z, b)
 
 
-def bias_added(z: jax.Array, b: jax.Array) -> jax.Array:
+def bias_added(z: Array, b: Array) -> jax.Array:
     """`add_bias` for operations that have checked both arguments already."""
     return call(_add_bias, *unify_varying(z, b))
 
 
 @jax.custom_vjp
-def _add_bias(z: jax.Array, b: jax.Array) -> jax.Array:
+def _add_bias(z, b):
     return z + broadcast_to(b.astype(z.dtype), z)
 
 
-def _add_bias_fwd(z: jax.Array, b: jax.Array) -> Any:
+def _add_bias_fwd(z, b):
     return z + broadcast_to(b.astype(z.dtype), z), b  # b for its shape and dtype
 
 
-def _add_bias_bwd(b: jax.Array, dy: jax.Array) -> Any:
+def _add_bias_bwd(b, dy):
     dz = dy  # [H] 8.35
     db = sum_shared(dy, b)  # [H] 8.36
     return dz, db
@@ -87,7 +87,7 @@ _add_bias.defvjp(_add_bias_fwd, _add_bias_bwd)
 # ------------------------------------------------------------------------------------------
 
 
-def scale(z: jax.Array, b: jax.Array | float) -> jax.Array:
+def scale(z: chex.Array, b: chex.Numeric) -> jax.Array:
     """Multiplies by a bias, the product net input: y = b · z ([H] E8.9).
 
     Gradients:
@@ -120,19 +120,18 @@ def scale(z: jax.Array, b: jax.Array | float) -> jax.Array:
 
 
 @jax.custom_vjp
-def _scale(z: jax.Array, b: jax.Array) -> jax.Array:
+def _scale(z, b):
     return z * broadcast_to(b, z)
 
 
-def _scale_fwd(z: jax.Array, b: jax.Array) -> Any:
+def _scale_fwd(z, b):
     return z * broadcast_to(b, z), (z, b)
 
 
-def _scale_bwd(residuals: Any, dy: jax.Array) -> Any:
+def _scale_bwd(residuals, dy):
     z, b = residuals
-    dz = broadcast_to(b, dy) * dy  # ∂n/∂z = b
-    wide = accumulator(dy.dtype)
-    db = sum_shared(z.astype(wide) * dy.astype(wide), b)  # ∂n/∂b = z, summed as in [H] 8.36
+    dz = broadcast_to(b, dy) * dy  # [H] E8.9: ∂n/∂z = b
+    db = sum_shared(widened(z) * widened(dy), b)  # [H] E8.9: ∂n/∂b = z, summed as in 8.36
     return dz, db
 
 
@@ -145,7 +144,7 @@ _scale.defvjp(_scale_fwd, _scale_bwd)
 
 
 def dense(
-    x: jax.Array, w: jax.Array, b: jax.Array | None = None, *, precision: Any = None
+    x: chex.Array, w: chex.Array, b: chex.Array | None = None, *, precision: Precision = None
 ) -> jax.Array:
     """The fully connected layer: y = x w (+ b).
 
@@ -175,33 +174,35 @@ def dense(
 
     Source: [H] 8.12 with any matrix; [B], "Backward Pass".
     """
-    x, w, b = operands(optional=("b",), x=x, w=w, b=b)
+    arrays: dict[str, Any] = {"x": x, "w": w} if b is None else {"x": x, "w": w, "b": b}
+    x, w, *bias = operands(**arrays)
     if w.ndim != 2:
         raise ValueError(f"w: got the shape {w.shape}; it must be (n_in, n_out)")
     if x.ndim < 1 or x.shape[-1] != w.shape[0]:
         raise ValueError(
             f"x: got the shape {x.shape}; for w of shape {w.shape} it is (*batch, {w.shape[0]})"
         )
-    if b is not None and b.shape != w.shape[1:]:
+    if bias and bias[0].shape != w.shape[1:]:
         raise ValueError(
-            f"b: got the shape {b.shape}; for w of shape {w.shape} it is {w.shape[1:]}"
+            f"b: got the shape {bias[0].shape}; for w of shape {w.shape} it is {w.shape[1:]}"
         )
     y = call(_dense, x, w, hashable_precision(precision))
-    return y if b is None else bias_added(y, b)
+    return bias_added(y, *bias) if bias else y
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _dense(x: jax.Array, w: jax.Array, precision: Any) -> jax.Array:
+def _dense(x, w, precision):
     return lowering.contract(x, w, ((x.ndim - 1,), (0,)), precision, ArrayType(x.dtype))
 
 
-def _dense_fwd(x: jax.Array, w: jax.Array, precision: Any) -> Any:
+def _dense_fwd(x, w, precision):
     return lowering.contract(x, w, ((x.ndim - 1,), (0,)), precision, ArrayType(x.dtype)), (x, w)
 
 
-def _dense_bwd(precision: Any, residuals: Any, dy: jax.Array) -> Any:
+def _dense_bwd(precision, residuals, dy):
     x, w = residuals
     batch = tuple(range(x.ndim - 1))
+    # A convolution whose kernel covers its input: [GBC] 9.13 and 9.11 with one position.
     dx = lowering.contract(dy, w, ((dy.ndim - 1,), (1,)), precision, primal_type(x))  # dy wᵀ
     dw = lowering.contract(x, dy, (batch, batch), precision, primal_type(w))  # xᵀ dy
     return dx, dw
@@ -215,7 +216,7 @@ _dense.defvjp(_dense_fwd, _dense_bwd)
 # ------------------------------------------------------------------------------------------
 
 
-def flatten(x: jax.Array, *, order: str = "row", spatial_ndim: int | None = None) -> jax.Array:
+def flatten(x: chex.Array, *, order: Order = "row", spatial_ndim: int | None = None) -> jax.Array:
     """Turns maps into one vector per example.
 
     Gradient: dx = unflatten(dv), "reversing the flattening" ([B], "Backward Pass").
@@ -243,29 +244,29 @@ def flatten(x: jax.Array, *, order: str = "row", spatial_ndim: int | None = None
     Source: [H] 8.26; [B], "Backward Pass".
     """
     (x,) = operands(integers=True, x=x)
-    order = choice_option("order", order, _ORDERS)
+    choice_option("order", order, get_args(Order))
     ndim = spatial_rank(spatial_ndim)
     spatial_size(x.shape, ndim)
     return call(_flatten, x, x.shape[-1 - ndim :], order)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _flatten(x: jax.Array, shape: tuple[int, ...], order: str) -> jax.Array:
+def _flatten(x, shape, order):
     return _to_vector(x, shape, order)
 
 
-def _flatten_fwd(x: jax.Array, shape: tuple[int, ...], order: str) -> Any:
+def _flatten_fwd(x, shape, order):
     return _to_vector(x, shape, order), ()
 
 
-def _flatten_bwd(shape: tuple[int, ...], order: str, _: Any, dv: jax.Array) -> Any:
-    return (_to_maps(dv, shape, order),)  # a rearrangement's adjoint is its inverse
+def _flatten_bwd(shape, order, _, dv):
+    return (_to_maps(dv, shape, order),)  # [B], "Backward Pass": "reversing the flattening"
 
 
 _flatten.defvjp(_flatten_fwd, _flatten_bwd)
 
 
-def unflatten(v: jax.Array, shape: Sequence[int], *, order: str = "row") -> jax.Array:
+def unflatten(v: chex.Array, shape: Sequence[int], *, order: Order = "row") -> jax.Array:
     """Turns vectors back into maps, the inverse and the adjoint of `flatten`.
 
     Gradient: dv = flatten(dx).
@@ -291,7 +292,7 @@ def unflatten(v: jax.Array, shape: Sequence[int], *, order: str = "row") -> jax.
     Source: [B], "Backward Pass"; [H] 8.26.
     """
     (v,) = operands(integers=True, v=v)
-    order = choice_option("order", order, _ORDERS)
+    choice_option("order", order, get_args(Order))
     if not is_sequence(shape) or len(shape) not in (2, 3, 4):
         raise ValueError(f"shape: got {shape!r}; it must be (*spatial, C) with 1 to 3 spatial axes")
     shape = per_axis("shape", shape, len(shape))
@@ -303,29 +304,29 @@ def unflatten(v: jax.Array, shape: Sequence[int], *, order: str = "row") -> jax.
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _unflatten(v: jax.Array, shape: tuple[int, ...], order: str) -> jax.Array:
+def _unflatten(v, shape, order):
     return _to_maps(v, shape, order)
 
 
-def _unflatten_fwd(v: jax.Array, shape: tuple[int, ...], order: str) -> Any:
+def _unflatten_fwd(v, shape, order):
     return _to_maps(v, shape, order), ()
 
 
-def _unflatten_bwd(shape: tuple[int, ...], order: str, _: Any, dx: jax.Array) -> Any:
-    return (_to_vector(dx, shape, order),)
+def _unflatten_bwd(shape, order, _, dx):
+    return (_to_vector(dx, shape, order),)  # [H] 8.26: the inverse's adjoint is vec itself
 
 
 _unflatten.defvjp(_unflatten_fwd, _unflatten_bwd)
 
 
-def _to_vector(x: jax.Array, shape: tuple[int, ...], order: str) -> jax.Array:
+def _to_vector(x: Array, shape: tuple[int, ...], order: Order) -> Array:
     batch = x.shape[: x.ndim - len(shape)]
     if order == "column":  # the last axis slowest: all of them reversed
         x = x.transpose(*range(len(batch)), *reversed(range(len(batch), x.ndim)))
     return x.reshape(*batch, math.prod(shape))
 
 
-def _to_maps(v: jax.Array, shape: tuple[int, ...], order: str) -> jax.Array:
+def _to_maps(v: Array, shape: tuple[int, ...], order: Order) -> Array:
     batch = v.shape[:-1]
     if order == "row":
         return v.reshape(*batch, *shape)

@@ -1,24 +1,23 @@
 """Batch normalization: with the statistics of the batch in training, with given ones after it.
 
-The means are taken over everything but the channels, and over devices where asked. How x acts
-through its own mean and variance is derived at the head of `normalization`.
+The means are taken over everything but the channels, and over devices where asked.
 """
 
 import functools
 import math
 from collections.abc import Hashable
-from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.options import number_option
 from cnnvjp._types import accumulator, primal_type, unify_varying, widened
 from cnnvjp._windows.axes import broadcast_to
-from cnnvjp.normalization import check_channels, normalized, per_channel, scaled, through_moments
+from cnnvjp.normalization import check_statistics, normalized, per_channel, scaled
 
 Axes = tuple[Hashable, ...]
 
@@ -28,9 +27,9 @@ Axes = tuple[Hashable, ...]
 
 
 def batch_norm(
-    x: jax.Array,
-    gamma: jax.Array,
-    beta: jax.Array,
+    x: chex.Array,
+    gamma: chex.Array,
+    beta: chex.Array,
     *,
     eps: float = 1e-5,
     axis_name: Hashable | Axes | None = None,
@@ -81,7 +80,7 @@ def batch_norm(
     Source: Ioffe and Szegedy, "Batch Normalization" (2015); [B], "We Use Advanced Techniques".
     """
     x, gamma, beta = operands(x=x, gamma=gamma, beta=beta)
-    check_channels(x, gamma=gamma, beta=beta)
+    check_statistics(x, gamma=gamma, beta=beta)
     eps = number_option("eps", eps, low=0)
     axes = _mapped_axes(axis_name)
     positions = float(math.prod(x.shape[:-1]) * lax.psum(1, axes))  # int32 may not hold them
@@ -97,17 +96,17 @@ def batch_norm(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _share_of_mean(x: jax.Array, positions: float) -> jax.Array:
+def _share_of_mean(x, positions):
     return _sum_positions(widened(x)) / positions
 
 
-def _share_of_mean_fwd(x: jax.Array, positions: float) -> Any:
+def _share_of_mean_fwd(x, positions):
     return _sum_positions(widened(x)) / positions, x  # x for its shape and dtype
 
 
-def _share_of_mean_bwd(positions: float, x: jax.Array, dmean: jax.Array) -> Any:
+def _share_of_mean_bwd(positions, x, dmean):
     out = primal_type(x)
-    share = (dmean / positions).astype(out.dtype)
+    share = (dmean / positions).astype(out.dtype)  # ∂mean/∂x = 1/P
     dx = lax.broadcast_in_dim(share, x.shape, (x.ndim - 1,), out_sharding=out.sharding)
     return (dx,)
 
@@ -116,21 +115,22 @@ _share_of_mean.defvjp(_share_of_mean_fwd, _share_of_mean_bwd)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _share_of_variance(x: jax.Array, mean: jax.Array, positions: float) -> jax.Array:
+def _share_of_variance(x, mean, positions):
     return _mean_square_deviation(x, mean, positions)
 
 
-def _mean_square_deviation(x: jax.Array, mean: jax.Array, positions: float) -> jax.Array:
+def _mean_square_deviation(x: Array, mean: Array, positions: float) -> Array:
     return _sum_positions((widened(x) - broadcast_to(mean, x)) ** 2) / positions
 
 
-def _share_of_variance_fwd(x: jax.Array, mean: jax.Array, positions: float) -> Any:
+def _share_of_variance_fwd(x, mean, positions):
     return _mean_square_deviation(x, mean, positions), (x, mean)
 
 
-def _share_of_variance_bwd(positions: float, residuals: Any, dvar: jax.Array) -> Any:
+def _share_of_variance_bwd(positions, residuals, dvar):
     x, mean = residuals
-    dx = broadcast_to(dvar, x) * 2 * (widened(x) - broadcast_to(mean, x)) / positions
+    deviation = widened(x) - broadcast_to(mean, x)
+    dx = broadcast_to(dvar, x) * 2 * deviation / positions  # ∂var/∂x = 2 (x − mean) / P
     return dx.astype(x.dtype), None  # deviations from the mean sum to 0, over all devices
 
 
@@ -138,42 +138,42 @@ _share_of_variance.defvjp(_share_of_variance_fwd, _share_of_variance_bwd)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def _batch_norm(
-    x: jax.Array, gamma: jax.Array, beta: jax.Array, mean: jax.Array, var: jax.Array,
-    eps: float, axes: Axes, positions: float,
-) -> jax.Array:  # fmt: skip
+def _batch_norm(x, gamma, beta, mean, var, eps, axes, positions):
     return _normalized_by(x, gamma, beta, mean, lax.rsqrt(var + eps))
 
 
-def _normalized_by(
-    x: jax.Array, gamma: jax.Array, beta: jax.Array, mean: jax.Array, rstd: jax.Array
-) -> jax.Array:
+def _normalized_by(x: Array, gamma: Array, beta: Array, mean: Array, rstd: Array) -> Array:
     xhat = normalized(x, per_channel(mean, x), per_channel(rstd, x))
     return scaled(xhat, gamma, beta)
 
 
-def _batch_norm_fwd(
-    x: jax.Array, gamma: jax.Array, beta: jax.Array, mean: jax.Array, var: jax.Array,
-    eps: float, axes: Axes, positions: float,
-) -> Any:  # fmt: skip
+def _batch_norm_fwd(x, gamma, beta, mean, var, eps, axes, positions):
     rstd = lax.rsqrt(var + eps)
     y = _normalized_by(x, gamma, beta, mean, rstd)
     return y, (x, gamma, mean, rstd)  # xhat anew from x, which is smaller in 16 bits
 
 
-def _batch_norm_bwd(eps: float, axes: Axes, positions: float, residuals: Any, dy: jax.Array) -> Any:
-    x, gamma, mean, rstd = residuals
+def _batch_norm_bwd(eps, axes, positions, residuals, dy):
+    # y = gamma · xhat + beta, so the cotangent of xhat is v = gamma · dy. Over the P positions of
+    # a channel, on all devices,
+    #     xhat = (x − mean) · rstd,   mean = Σ x / P,
+    #     rstd = (var + eps)^(−½),    var = Σ (x − mean)² / P,
+    # and x acts on xhat along three ways. What each passes on to x:
+    #     1. directly:      rstd · v
+    #     2. through mean:  −Σ (rstd · v) / P, as ∂mean/∂x = 1/P
+    #     3. through var:   −rstd · xhat · Σ (v · xhat) / P, as ∂var/∂x = 2 (x − mean) / P
+    #                       and ∂rstd/∂var = −½ rstd³
+    # They cancel in part: they are added up before they are rounded.
+    x, gamma, mean, rstd = residuals  # mean and rstd in at least float32
     rstd = broadcast_to(rstd, x)
     xhat = normalized(x, broadcast_to(mean, x), rstd)
     wide_dy, scale = widened(dy), widened(gamma)
-    dgamma = _sum_positions(wide_dy * xhat)
-    dbeta = _sum_positions(wide_dy)
-    v_mean = _all_devices(scale * dbeta, axes) / positions
-    vxhat_mean = _all_devices(scale * dgamma, axes) / positions
-    dx = through_moments(
-        broadcast_to(scale, x) * wide_dy, xhat, rstd,
-        broadcast_to(v_mean, x), broadcast_to(vxhat_mean, x),
-    )  # fmt: skip
+    dgamma = _sum_positions(wide_dy * xhat)  # ∂y/∂gamma = xhat
+    dbeta = _sum_positions(wide_dy)  # ∂y/∂beta = 1
+    v = broadcast_to(scale, x) * wide_dy  # 1
+    through_mean = broadcast_to(_all_devices(scale * dbeta, axes) / positions, x)  # 2
+    through_var = xhat * broadcast_to(_all_devices(scale * dgamma, axes) / positions, x)  # 3
+    dx = rstd * (v - through_mean - through_var)
     dmean = dvar = None  # what mean and var pass on to x is in dx already
     return dx.astype(x.dtype), dgamma.astype(gamma.dtype), dbeta.astype(gamma.dtype), dmean, dvar
 
@@ -181,11 +181,11 @@ def _batch_norm_bwd(eps: float, axes: Axes, positions: float, residuals: Any, dy
 _batch_norm.defvjp(_batch_norm_fwd, _batch_norm_bwd)
 
 
-def _sum_positions(x: jax.Array) -> jax.Array:
+def _sum_positions(x: Array) -> Array:
     return jnp.sum(x, tuple(range(x.ndim - 1)))
 
 
-def _all_devices(x: jax.Array, axes: Axes) -> jax.Array:
+def _all_devices(x: Array, axes: Axes) -> Array:
     return lax.psum(x, axes) if axes else x
 
 
@@ -213,11 +213,11 @@ def _mapped_axes(axis_name: Hashable | Axes | None) -> Axes:
 
 
 def batch_norm_inference(
-    x: jax.Array,
-    gamma: jax.Array,
-    beta: jax.Array,
-    mean: jax.Array,
-    var: jax.Array,
+    x: chex.Array,
+    gamma: chex.Array,
+    beta: chex.Array,
+    mean: chex.Array,
+    var: chex.Array,
     *,
     eps: float = 1e-5,
 ) -> jax.Array:
@@ -265,33 +265,29 @@ def batch_norm_inference(
             f"mean: got {mean.dtype}; for x of {x.dtype} it must be {x.dtype} or "
             f"{accumulator(x.dtype)}"
         )
-    check_channels(x, gamma=gamma, beta=beta, mean=mean, var=var)
+    check_statistics(x, gamma=gamma, beta=beta, mean=mean, var=var)
     arrays = unify_varying(x, gamma, beta, mean, var)
     return call(_batch_norm_inference, *arrays, number_option("eps", eps, low=0))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _batch_norm_inference(
-    x: jax.Array, gamma: jax.Array, beta: jax.Array, mean: jax.Array, var: jax.Array, eps: float
-) -> jax.Array:
+def _batch_norm_inference(x, gamma, beta, mean, var, eps):
     return _normalized_by(x, gamma, beta, mean, lax.rsqrt(widened(var) + eps))
 
 
-def _batch_norm_inference_fwd(
-    x: jax.Array, gamma: jax.Array, beta: jax.Array, mean: jax.Array, var: jax.Array, eps: float
-) -> Any:
+def _batch_norm_inference_fwd(x, gamma, beta, mean, var, eps):
     rstd = lax.rsqrt(widened(var) + eps)
     return _normalized_by(x, gamma, beta, mean, rstd), (x, gamma, mean, rstd)
 
 
-def _batch_norm_inference_bwd(eps: float, residuals: Any, dy: jax.Array) -> Any:
-    x, gamma, mean, rstd = residuals
+def _batch_norm_inference_bwd(eps, residuals, dy):
+    x, gamma, mean, rstd = residuals  # rstd in at least float32
     xhat = normalized(x, per_channel(mean, x), broadcast_to(rstd, x))
     wide_dy, slope = widened(dy), widened(gamma) * rstd
-    dx = broadcast_to(slope, x) * wide_dy
-    dgamma = _sum_positions(wide_dy * xhat)
-    dbeta = _sum_positions(wide_dy)
-    dmean = -slope * dbeta
+    dx = broadcast_to(slope, x) * wide_dy  # ∂y/∂x = gamma · rstd
+    dgamma = _sum_positions(wide_dy * xhat)  # ∂y/∂gamma = xhat
+    dbeta = _sum_positions(wide_dy)  # ∂y/∂beta = 1
+    dmean = -slope * dbeta  # ∂y/∂mean = −gamma · rstd
     dvar = -0.5 * slope * rstd * dgamma  # ∂rstd/∂var = −½ rstd³, and (x − mean) · rstd = xhat
     return (
         dx.astype(x.dtype), dgamma.astype(gamma.dtype), dbeta.astype(gamma.dtype),

@@ -6,11 +6,11 @@ what is minimized.
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from cnnvjp._checks.arrays import integer_operand, number_operand, operands
 from cnnvjp._checks.compiled import call
@@ -23,7 +23,7 @@ from cnnvjp._types import is_integer, unify_varying, widened
 
 
 def half_squared_error(
-    y: jax.Array, t: jax.Array, *, axis: int | Sequence[int] | None = -1
+    y: chex.Array, t: chex.Array, *, axis: int | Sequence[int] | None = -1
 ) -> jax.Array:
     """Half the sum of squared errors: E = ½ Σ (t − y)².
 
@@ -63,20 +63,20 @@ def half_squared_error(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _half_squared_error(y: jax.Array, t: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def _half_squared_error(y, t, axes):
     return _half_sum_of_squares(y, t, axes)
 
 
-def _half_sum_of_squares(y: jax.Array, t: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def _half_sum_of_squares(y: Array, t: Array, axes: tuple[int, ...]) -> Array:
     """[J] 9."""
     return (jnp.sum((widened(t) - widened(y)) ** 2, axes) / 2).astype(y.dtype)
 
 
-def _half_squared_error_fwd(y: jax.Array, t: jax.Array, axes: tuple[int, ...]) -> Any:
+def _half_squared_error_fwd(y, t, axes):
     return _half_sum_of_squares(y, t, axes), (y, t)  # rather than a third array, t − y
 
 
-def _half_squared_error_bwd(axes: tuple[int, ...], residuals: Any, dE: jax.Array) -> Any:
+def _half_squared_error_bwd(axes, residuals, dE):
     y, t = residuals
     dy = (widened(y) - widened(t)) * jnp.expand_dims(widened(dE), axes)  # [J] 9, differentiated
     return dy.astype(y.dtype), (-dy).astype(t.dtype)
@@ -90,7 +90,7 @@ _half_squared_error.defvjp(_half_squared_error_fwd, _half_squared_error_bwd)
 # ------------------------------------------------------------------------------------------
 
 
-def softmax_cross_entropy(logits: jax.Array, labels: jax.Array | int) -> jax.Array:
+def softmax_cross_entropy(logits: chex.Array, labels: chex.Array | int) -> jax.Array:
     """The cross entropy of labels and softmax(logits), per example: E = −Σ t · log p.
 
         p = softmax(logits)   and   t = labels, or the unit vector of an integer label
@@ -142,7 +142,7 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array | int) -> jax.Arr
     return call(_softmax_cross_entropy, logits, shares)
 
 
-def _check_labels(labels: jax.Array, expected: tuple[int, ...], logits: jax.Array) -> None:
+def _check_labels(labels: Array, expected: tuple[int, ...], logits: Array) -> None:
     if labels.shape != expected:
         raise ValueError(
             f"labels: got the shape {labels.shape} of {labels.dtype}; for logits of shape "
@@ -152,11 +152,11 @@ def _check_labels(labels: jax.Array, expected: tuple[int, ...], logits: jax.Arra
 
 
 @jax.custom_vjp
-def _softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def _softmax_cross_entropy(logits, labels):
     return _expected_surprise(logits, labels, *_normalizer(logits))
 
 
-def _normalizer(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _normalizer(logits: Array) -> tuple[Array, Array]:
     """`m` and log Σ e^(x − m), with m the largest logit: two small numbers, kept apart.
 
     Their sum would lose the logarithm beside a huge m. As m cancels, it has no derivative.
@@ -166,33 +166,31 @@ def _normalizer(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     return largest, jnp.log(jnp.sum(jnp.exp(x - largest), -1, keepdims=True))
 
 
-def _log_p(logits: jax.Array, largest: jax.Array, log_sum: jax.Array) -> jax.Array:
+def _log_p(logits: Array, largest: Array, log_sum: Array) -> Array:
     return widened(logits) - largest - log_sum
 
 
-def _without_masked(log_p: jax.Array, labels: jax.Array) -> jax.Array:
+def _without_masked(log_p: Array, labels: Array) -> Array:
     """Log p with 0 for −∞ where the label is 0, so that the term is 0 and not 0 · ∞."""
     return jnp.where((labels == 0) & (log_p == -jnp.inf), 0, log_p)
 
 
-def _expected_surprise(
-    logits: jax.Array, labels: jax.Array, largest: jax.Array, log_sum: jax.Array
-) -> jax.Array:
+def _expected_surprise(logits: Array, labels: Array, largest: Array, log_sum: Array) -> Array:
     log_p = _without_masked(_log_p(logits, largest, log_sum), labels)
     return -jnp.sum(widened(labels) * log_p, -1).astype(logits.dtype)
 
 
-def _softmax_cross_entropy_fwd(logits: jax.Array, labels: jax.Array) -> Any:
+def _softmax_cross_entropy_fwd(logits, labels):
     normalizer = _normalizer(logits)  # saved in place of p: two numbers per example
     return _expected_surprise(logits, labels, *normalizer), (logits, labels, *normalizer)
 
 
-def _softmax_cross_entropy_bwd(residuals: Any, dE: jax.Array) -> Any:
+def _softmax_cross_entropy_bwd(residuals, dE):
     logits, labels, *normalizer = residuals
     log_p = _log_p(logits, *normalizer)
     t, dE = widened(labels), widened(dE)[..., None]
-    dlogits = (jnp.exp(log_p) * jnp.sum(t, -1, keepdims=True) - t) * dE
-    dlabels = -_without_masked(log_p, labels) * dE
+    dlogits = (jnp.exp(log_p) * jnp.sum(t, -1, keepdims=True) - t) * dE  # p Σ t − t
+    dlabels = -_without_masked(log_p, labels) * dE  # −log p
     return dlogits.astype(logits.dtype), dlabels.astype(labels.dtype)
 
 
@@ -200,20 +198,18 @@ _softmax_cross_entropy.defvjp(_softmax_cross_entropy_fwd, _softmax_cross_entropy
 
 
 @jax.custom_vjp
-def _index_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def _index_cross_entropy(logits, labels):
     return _surprise(logits, labels, *_normalizer(logits))
 
 
-def _surprise(
-    logits: jax.Array, labels: jax.Array, largest: jax.Array, log_sum: jax.Array
-) -> jax.Array:
+def _surprise(logits: Array, labels: Array, largest: Array, log_sum: Array) -> Array:
     log_p = _log_p(logits, largest, log_sum)
     chosen = jnp.sum(jnp.where(_is_label(labels, logits), log_p, 0), -1)
     known = (labels >= 0) & (labels < logits.shape[-1])
     return jnp.where(known, -chosen, jnp.nan).astype(logits.dtype)
 
 
-def _is_label(labels: jax.Array, logits: jax.Array) -> jax.Array:
+def _is_label(labels: Array, logits: Array) -> Array:
     """Which class is the example's, as (..., K)."""
     classes = lax.broadcasted_iota(
         labels.dtype, (1,) * labels.ndim + logits.shape[-1:], labels.ndim
@@ -221,16 +217,16 @@ def _is_label(labels: jax.Array, logits: jax.Array) -> jax.Array:
     return labels[..., None] == classes
 
 
-def _index_cross_entropy_fwd(logits: jax.Array, labels: jax.Array) -> Any:
+def _index_cross_entropy_fwd(logits, labels):
     normalizer = _normalizer(logits)  # saved in place of p
     return _surprise(logits, labels, *normalizer), (logits, labels, *normalizer)
 
 
-def _index_cross_entropy_bwd(residuals: Any, dE: jax.Array) -> Any:
+def _index_cross_entropy_bwd(residuals, dE):
     logits, labels, *normalizer = residuals
     p = jnp.exp(_log_p(logits, *normalizer))
     t = _is_label(labels, logits).astype(p.dtype)
-    dlogits = (p - t) * widened(dE)[..., None]
+    dlogits = (p - t) * widened(dE)[..., None]  # −∂(log p at the label)/∂logits = p − t
     return dlogits.astype(logits.dtype), None
 
 
@@ -242,7 +238,7 @@ _index_cross_entropy.defvjp(_index_cross_entropy_fwd, _index_cross_entropy_bwd)
 # ------------------------------------------------------------------------------------------
 
 
-def sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def sigmoid_cross_entropy(logits: chex.Array, labels: chex.Array) -> jax.Array:
     """The cross entropy of each label and its probability σ(x): E = −t log p − (1 − t) log(1 − p).
 
     It is computed as max(x, 0) − x · t + log(1 + e^−|x|), in which nothing overflows.
@@ -285,11 +281,11 @@ def sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def _sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def _sigmoid_cross_entropy(logits, labels):
     return _binary_surprise(logits, labels)
 
 
-def _binary_surprise(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def _binary_surprise(logits: Array, labels: Array) -> Array:
     x, t = widened(logits), widened(labels)
     # One selection for max and |·|, whose derivatives at 0 must fit together.
     positive = x > 0
@@ -297,21 +293,21 @@ def _binary_surprise(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return (linear + jnp.log1p(jnp.exp(jnp.where(positive, -x, x)))).astype(logits.dtype)
 
 
-def _without_certain(x: jax.Array, t: jax.Array) -> jax.Array:
+def _without_certain(x: Array, t: Array) -> Array:
     """`x` with 0 for ±∞ where the label agrees, so that the term is 0 and not 0 · ∞."""
     agrees = ((x == jnp.inf) & (t == 1)) | ((x == -jnp.inf) & (t == 0))
     return jnp.where(agrees, 0, x)
 
 
-def _sigmoid_cross_entropy_fwd(logits: jax.Array, labels: jax.Array) -> Any:
+def _sigmoid_cross_entropy_fwd(logits, labels):
     return _binary_surprise(logits, labels), (logits, labels)
 
 
-def _sigmoid_cross_entropy_bwd(residuals: Any, dE: jax.Array) -> Any:
+def _sigmoid_cross_entropy_bwd(residuals, dE):
     logits, labels = residuals
     x, t, dE = widened(logits), widened(labels), widened(dE)
-    dlogits = (lax.logistic(x) - t) * dE
-    dlabels = -_without_certain(x, t) * dE
+    dlogits = (lax.logistic(x) - t) * dE  # p − t
+    dlabels = -_without_certain(x, t) * dE  # −log(p / (1 − p)) = −x
     return dlogits.astype(logits.dtype), dlabels.astype(labels.dtype)
 
 

@@ -3,25 +3,14 @@
 All but `standardize` subtract a mean, divide by a deviation, and scale and shift anew:
 
     xhat = (x − mean) · rstd,   rstd = 1 / √(var + eps),   y = gamma · xhat + beta
-
-Where mean and var are those of x, over P positions, x acts along three ways. With the
-cotangent v = gamma · dy of xhat, and mean(·) over the same positions,
-
-    directly:       rstd · v
-    through mean:   −mean(rstd · v), as ∂mean/∂x = 1/P
-    through var:    −rstd · xhat · mean(v · xhat), as ∂var/∂x = 2 (x − mean) / P
-                    and ∂rstd/∂var = −½ rstd³
-
-which sum to dx = rstd · (v − mean(v) − xhat · mean(v · xhat)). The three are taken together
-because they cancel in part, and in 16 bits the result is then rounded once.
 """
 
 import functools
-from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from cnnvjp._checks.arrays import check_suffix, operands
 from cnnvjp._checks.compiled import call
@@ -31,23 +20,23 @@ from cnnvjp._windows.axes import broadcast_to, sum_shared
 from cnnvjp._windows.spatial import spatial_rank, spatial_size
 
 
-def normalized(x: jax.Array, mean: jax.Array, rstd: jax.Array) -> jax.Array:
+def normalized(x: Array, mean: Array, rstd: Array) -> Array:
     """`xhat`, in the dtype of the statistics, which have axes of size 1 where they are shared."""
     return (widened(x) - mean) * rstd
 
 
-def scaled(xhat: jax.Array, gamma: jax.Array, beta: jax.Array) -> jax.Array:
+def scaled(xhat: Array, gamma: Array, beta: Array) -> Array:
     """`gamma · xhat + beta`, rounded once to gamma's dtype."""
     y = per_channel(gamma, xhat) * xhat + per_channel(beta, xhat)
     return y.astype(gamma.dtype)
 
 
-def per_channel(b: jax.Array, x: jax.Array) -> jax.Array:
+def per_channel(b: Array, x: Array) -> Array:
     """`b` in the dtype of its sums, ready to multiply each position of x."""
     return broadcast_to(widened(b), x)
 
 
-def check_channels(x: jax.Array, **arrays: jax.Array) -> None:
+def check_statistics(x: Array, **arrays: Array) -> None:
     """Checks arrays with one number for each of x's channels."""
     if x.ndim < 1:
         raise ValueError(f"x: got the shape {x.shape}; it must be (*batch, *spatial, C)")
@@ -59,19 +48,12 @@ def check_channels(x: jax.Array, **arrays: jax.Array) -> None:
             )
 
 
-def through_moments(
-    v: jax.Array, xhat: jax.Array, rstd: jax.Array, v_mean: jax.Array, vxhat_mean: jax.Array
-) -> jax.Array:
-    """`dx` from v = gamma · dy, derived at the head of this module."""
-    return rstd * (v - v_mean - xhat * vxhat_mean)
-
-
 # ------------------------------------------------------------------------------------------
 # standardize
 # ------------------------------------------------------------------------------------------
 
 
-def standardize(x: jax.Array, mean: jax.Array | float, std: jax.Array | float) -> jax.Array:
+def standardize(x: chex.Array, mean: chex.Numeric, std: chex.Numeric) -> jax.Array:
     """Normalizes a network's input by given statistics: y = (x − mean) / std.
 
     Gradients, with the sums over the axes that share a statistic:
@@ -110,23 +92,23 @@ def standardize(x: jax.Array, mean: jax.Array | float, std: jax.Array | float) -
 
 
 @jax.custom_vjp
-def _standardize(x: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+def _standardize(x, mean, std):
     return _deviation(x, mean, std).astype(x.dtype)
 
 
-def _deviation(x: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+def _deviation(x: Array, mean: Array, std: Array) -> Array:
     return (widened(x) - per_channel(mean, x)) / per_channel(std, x)
 
 
-def _standardize_fwd(x: jax.Array, mean: jax.Array, std: jax.Array) -> Any:
+def _standardize_fwd(x, mean, std):
     return _deviation(x, mean, std).astype(x.dtype), (x, mean, std)
 
 
-def _standardize_bwd(residuals: Any, dy: jax.Array) -> Any:
+def _standardize_bwd(residuals, dy):
     x, mean, std = residuals
-    dx = widened(dy) / per_channel(std, dy)
-    dmean = -sum_shared(dx, mean)
-    dstd = -sum_shared(dx * _deviation(x, mean, std), std)
+    dx = widened(dy) / per_channel(std, dy)  # ∂y/∂x = 1 / std
+    dmean = -sum_shared(dx, mean)  # ∂y/∂mean = −1 / std
+    dstd = -sum_shared(dx * _deviation(x, mean, std), std)  # ∂y/∂std = −y / std
     return dx.astype(x.dtype), dmean, dstd
 
 
@@ -139,9 +121,9 @@ _standardize.defvjp(_standardize_fwd, _standardize_bwd)
 
 
 def group_norm(
-    x: jax.Array,
-    gamma: jax.Array,
-    beta: jax.Array,
+    x: chex.Array,
+    gamma: chex.Array,
+    beta: chex.Array,
     groups: int,
     *,
     eps: float = 1e-5,
@@ -185,7 +167,7 @@ def group_norm(
     x, gamma, beta = operands(x=x, gamma=gamma, beta=beta)
     ndim = spatial_rank(spatial_ndim)
     spatial_size(x.shape, ndim)
-    check_channels(x, gamma=gamma, beta=beta)
+    check_statistics(x, gamma=gamma, beta=beta)
     groups = positive_int("groups", groups)
     if x.shape[-1] % groups:
         raise ValueError(
@@ -195,7 +177,9 @@ def group_norm(
     return call(_group_norm, x, gamma, beta, groups, ndim, number_option("eps", eps, low=0))
 
 
-def layer_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array, *, eps: float = 1e-5) -> jax.Array:
+def layer_norm(
+    x: chex.Array, gamma: chex.Array, beta: chex.Array, *, eps: float = 1e-5
+) -> jax.Array:
     """Normalizes over the channels at each position.
 
         y = gamma · (x − mean) / √(var + eps) + beta,   mean and var over the last axis
@@ -225,25 +209,23 @@ def layer_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array, *, eps: float = 
     Source: Ba, Kiros and Hinton, "Layer Normalization" (2016).
     """
     x, gamma, beta = operands(x=x, gamma=gamma, beta=beta)
-    check_channels(x, gamma=gamma, beta=beta)
+    check_statistics(x, gamma=gamma, beta=beta)
     _check_entries(x, 1)
     # One group of all channels, with every other axis a batch axis.
     return call(_group_norm, x, gamma, beta, 1, 0, number_option("eps", eps, low=0))
 
 
-def _check_entries(x: jax.Array, axes: int) -> None:
+def _check_entries(x: Array, axes: int) -> None:
     if 0 in x.shape[x.ndim - axes :]:
         raise ValueError(f"x: got the shape {x.shape}; without an entry there is no mean")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _group_norm(
-    x: jax.Array, gamma: jax.Array, beta: jax.Array, groups: int, ndim: int, eps: float
-) -> jax.Array:
+def _group_norm(x, gamma, beta, groups, ndim, eps):
     return scaled(_normalized_groups(x, *_moments(x, groups, ndim, eps)), gamma, beta)
 
 
-def _moments(x: jax.Array, groups: int, ndim: int, eps: float) -> tuple[jax.Array, jax.Array]:
+def _moments(x: Array, groups: int, ndim: int, eps: float) -> tuple[Array, Array]:
     """Mean and rstd of each group, of shape (*batch, 1, …, groups, 1)."""
     grouped = _to_groups(widened(x), groups)
     axes = _axes_of_group(ndim)
@@ -252,11 +234,11 @@ def _moments(x: jax.Array, groups: int, ndim: int, eps: float) -> tuple[jax.Arra
     return mean, lax.rsqrt(var + eps)
 
 
-def _normalized_groups(x: jax.Array, mean: jax.Array, rstd: jax.Array) -> jax.Array:
+def _normalized_groups(x: Array, mean: Array, rstd: Array) -> Array:
     return normalized(_to_groups(x, mean.shape[-2]), mean, rstd).reshape(x.shape)
 
 
-def _to_groups(x: jax.Array, groups: int) -> jax.Array:
+def _to_groups(x: Array, groups: int) -> Array:
     """(..., C) -> (..., groups, C // groups)."""
     return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
 
@@ -266,25 +248,32 @@ def _axes_of_group(ndim: int) -> tuple[int, ...]:
     return (*range(-2 - ndim, -2), -1)
 
 
-def _group_norm_fwd(
-    x: jax.Array, gamma: jax.Array, beta: jax.Array, groups: int, ndim: int, eps: float
-) -> Any:
+def _group_norm_fwd(x, gamma, beta, groups, ndim, eps):
     mean, rstd = _moments(x, groups, ndim, eps)
     y = scaled(_normalized_groups(x, mean, rstd), gamma, beta)
     return y, (x, gamma, mean, rstd)  # xhat anew from x, which is smaller in 16 bits
 
 
-def _group_norm_bwd(groups: int, ndim: int, eps: float, residuals: Any, dy: jax.Array) -> Any:
-    x, gamma, mean, rstd = residuals
+def _group_norm_bwd(groups, ndim, eps, residuals, dy):
+    # y = gamma · xhat + beta, so the cotangent of xhat is v = gamma · dy. In a group of P entries
+    #     xhat = (x − mean) · rstd,   mean = Σ x / P,
+    #     rstd = (var + eps)^(−½),    var = Σ (x − mean)² / P,
+    # and x acts on xhat along three ways. What each passes on to x:
+    #     1. directly:      rstd · v
+    #     2. through mean:  −mean(rstd · v), as ∂mean/∂x = 1/P
+    #     3. through var:   −rstd · xhat · mean(v · xhat), as ∂var/∂x = 2 (x − mean) / P
+    #                       and ∂rstd/∂var = −½ rstd³
+    # They cancel in part: they are added up before they are rounded.
+    x, gamma, mean, rstd = residuals  # mean and rstd in at least float32
     wide_dy = widened(dy)
     xhat = normalized(_to_groups(x, groups), mean, rstd)
-    dgamma = sum_shared(wide_dy * xhat.reshape(x.shape), gamma)
-    dbeta = sum_shared(wide_dy, gamma)
-    v = _to_groups(per_channel(gamma, x) * wide_dy, groups)
+    dgamma = sum_shared(wide_dy * xhat.reshape(x.shape), gamma)  # ∂y/∂gamma = xhat
+    dbeta = sum_shared(wide_dy, gamma)  # ∂y/∂beta = 1
+    v = _to_groups(per_channel(gamma, x) * wide_dy, groups)  # 1
     axes = _axes_of_group(ndim)
-    v_mean = jnp.mean(v, axes, keepdims=True)
-    vxhat_mean = jnp.mean(v * xhat, axes, keepdims=True)
-    dx = through_moments(v, xhat, rstd, v_mean, vxhat_mean).reshape(x.shape)
+    through_mean = jnp.mean(v, axes, keepdims=True)  # 2
+    through_var = xhat * jnp.mean(v * xhat, axes, keepdims=True)  # 3
+    dx = (rstd * (v - through_mean - through_var)).reshape(x.shape)
     return dx.astype(x.dtype), dgamma, dbeta
 
 

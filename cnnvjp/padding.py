@@ -1,31 +1,27 @@
 """Padding: images extended beyond their edges, or cropped."""
 
 import functools
-from typing import Any
+from typing import Any, get_args
 
+import chex
 import jax
 import numpy as np
-from jax import lax
+from jax import Array
 
 from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.options import choice_option
-from cnnvjp._types import Padding, Pair
+from cnnvjp._types import Padding, PadMode, Pair
+from cnnvjp._windows.axes import pad_spatial
 from cnnvjp._windows.matrices import SparseMatrix, along_axes, transposes
 from cnnvjp._windows.spatial import numeric_padding, occupied_size, spatial_rank
 
-_MODES = ("constant", "reflect", "edge", "circular")
-
-# ------------------------------------------------------------------------------------------
-# pad
-# ------------------------------------------------------------------------------------------
-
 
 def pad(
-    x: jax.Array,
+    x: chex.Array,
     padding: Padding,
     *,
-    mode: str = "constant",
+    mode: PadMode = "constant",
     value: float = 0,
     spatial_ndim: int | None = None,
 ) -> jax.Array:
@@ -68,7 +64,7 @@ def pad(
 
     Source: [H] 8.16–8.17; [B], "Backpropagation through 2D Convolution".
     """
-    mode = choice_option("mode", mode, _MODES)
+    choice_option("mode", mode, get_args(PadMode))
     x, constant = _with_value(x, value)
     ndim = spatial_rank(spatial_ndim, padding=padding)
     pairs = numeric_padding(padding, ndim)
@@ -82,17 +78,16 @@ def pad(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _pad_constant(x: jax.Array, value: jax.Array, pairs: tuple[Pair, ...]) -> jax.Array:
-    return _surrounded(x, value, pairs)
+def _pad_constant(x, value, pairs):
+    return pad_spatial(x, pairs, value)
 
 
-def _pad_constant_fwd(x: jax.Array, value: jax.Array, pairs: tuple[Pair, ...]) -> Any:
-    return _surrounded(x, value, pairs), ()
+def _pad_constant_fwd(x, value, pairs):
+    return pad_spatial(x, pairs, value), ()
 
 
-def _pad_constant_bwd(pairs: tuple[Pair, ...], _: Any, dy: jax.Array) -> Any:
-    # Pixels that were added receive nothing, pixels that were cropped contributed nothing.
-    dx = _surrounded(dy, lax.full_like(dy, 0, shape=()), [(-a, -b) for a, b in pairs])
+def _pad_constant_bwd(pairs, _, dy):
+    dx = pad_spatial(dy, [(-before, -after) for before, after in pairs])
     return dx, None  # value is a number that nobody differentiates
 
 
@@ -100,34 +95,24 @@ _pad_constant.defvjp(_pad_constant_fwd, _pad_constant_bwd)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _pad_copies(
-    x: jax.Array, size: tuple[int, ...], pairs: tuple[Pair, ...], mode: str
-) -> jax.Array:
-    return along_axes(x, _matrices(size, pairs, mode))
+def _pad_copies(x, size, pairs, mode):
+    return along_axes(x, _copying_matrices(size, pairs, mode))
 
 
-def _pad_copies_fwd(x: jax.Array, size: tuple[int, ...], pairs: tuple[Pair, ...], mode: str) -> Any:
-    return along_axes(x, _matrices(size, pairs, mode)), ()
+def _pad_copies_fwd(x, size, pairs, mode):
+    return along_axes(x, _copying_matrices(size, pairs, mode)), ()
 
 
-def _pad_copies_bwd(
-    size: tuple[int, ...], pairs: tuple[Pair, ...], mode: str, _: Any, dy: jax.Array
-) -> Any:
-    return (along_axes(dy, transposes(_matrices(size, pairs, mode))),)  # copies sum
+def _pad_copies_bwd(size, pairs, mode, _, dy):
+    dx = along_axes(dy, transposes(_copying_matrices(size, pairs, mode)))  # dx = Aᵀ dy: copies sum
+    return (dx,)
 
 
 _pad_copies.defvjp(_pad_copies_fwd, _pad_copies_bwd)
 
 
-def _surrounded(x: jax.Array, value: jax.Array, pairs: Any) -> jax.Array:
-    """lax.pad on the spatial axes."""
-    batch = x.ndim - 1 - len(pairs)
-    edges = [(before, after, 0) for before, after in pairs]
-    return lax.pad(x, value, [(0, 0, 0)] * batch + edges + [(0, 0, 0)])
-
-
-def _matrices(
-    size: tuple[int, ...], pairs: tuple[Pair, ...], mode: str
+def _copying_matrices(
+    size: tuple[int, ...], pairs: tuple[Pair, ...], mode: PadMode
 ) -> list[SparseMatrix | None]:
     """The copies along each axis as a matrix."""
     return [
@@ -137,7 +122,7 @@ def _matrices(
 
 
 @functools.lru_cache(maxsize=256)
-def _copies(n: int, before: int, after: int, mode: str) -> SparseMatrix:
+def _copies(n: int, before: int, after: int, mode: PadMode) -> SparseMatrix:
     """Row i has a 1 for the pixel whose copy stands at position i − before."""
     rows = np.arange(n + before + after)
     position = rows - before
@@ -150,7 +135,7 @@ def _copies(n: int, before: int, after: int, mode: str) -> SparseMatrix:
     return SparseMatrix(rows, columns, np.ones(rows.size), (rows.size, n))
 
 
-def _with_value(x: jax.Array, value: Any) -> tuple[jax.Array, jax.Array]:
+def _with_value(x: chex.Array, value: Any) -> tuple[Array, Array]:
     """`x` and `value` as arrays of x's dtype."""
     number = value.item() if isinstance(value, np.number) else value  # NumPy's as Python's
     if isinstance(number, bool) or not isinstance(number, int | float):
@@ -159,7 +144,7 @@ def _with_value(x: jax.Array, value: Any) -> tuple[jax.Array, jax.Array]:
     return x, constant
 
 
-def _check_pairs(pairs: tuple[Pair, ...], size: tuple[int, ...], mode: str) -> None:
+def _check_pairs(pairs: tuple[Pair, ...], size: tuple[int, ...], mode: PadMode) -> None:
     for axis, (n, pair) in enumerate(zip(size, pairs, strict=True)):
         largest = {"reflect": n - 1, "circular": n}.get(mode)
         if largest is not None and max(pair) > largest:

@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from cnnvjp._checks.arrays import key_operand, operands
 from cnnvjp._checks.compiled import call
@@ -19,7 +20,7 @@ from cnnvjp._types import accumulator, unify_varying, widened, wider
 
 
 def dropout(
-    key: jax.Array, x: jax.Array, rate: float, *, broadcast_axes: int | Sequence[int] = ()
+    key: chex.PRNGKey, x: chex.Array, rate: float, *, broadcast_axes: int | Sequence[int] = ()
 ) -> jax.Array:
     """Drops each entry with a probability, and scales up those that stay.
 
@@ -69,21 +70,21 @@ def dropout(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _dropout(x: jax.Array, kept: jax.Array, rate: float) -> jax.Array:
+def _dropout(x, kept, rate):
     return _masked(x, kept, rate)
 
 
-def _masked(x: jax.Array, kept: jax.Array, rate: float) -> jax.Array:
+def _masked(x: Array, kept: Array, rate: float) -> Array:
     scale = 1 / (1 - rate) if rate < 1 else 0.0
     return jnp.where(kept, (widened(x) * scale).astype(x.dtype), 0)
 
 
-def _dropout_fwd(x: jax.Array, kept: jax.Array, rate: float) -> Any:
+def _dropout_fwd(x, kept, rate):
     return _masked(x, kept, rate), kept
 
 
-def _dropout_bwd(rate: float, kept: jax.Array, dy: jax.Array) -> Any:
-    return _masked(dy, kept, rate), None  # linear, and its own adjoint; no gradient of a draw
+def _dropout_bwd(rate, kept, dy):
+    return _masked(dy, kept, rate), None  # diagonal, so its own adjoint; a draw has no gradient
 
 
 _dropout.defvjp(_dropout_fwd, _dropout_bwd)
@@ -94,7 +95,7 @@ _dropout.defvjp(_dropout_fwd, _dropout_bwd)
 # ------------------------------------------------------------------------------------------
 
 
-def l2_penalty(params: Any) -> jax.Array:
+def l2_penalty(params: chex.ArrayTree) -> jax.Array:
     """Half the sum of all squared weights: L = ½ Σ w².
 
     Gradient:
@@ -130,23 +131,22 @@ def l2_penalty(params: Any) -> jax.Array:
 
 
 @jax.custom_vjp
-def _l2_penalty(leaves: tuple[jax.Array, ...]) -> jax.Array:
+def _l2_penalty(leaves):
     return _half_sum_of_squares(leaves)
 
 
-def _half_sum_of_squares(leaves: tuple[jax.Array, ...]) -> jax.Array:
+def _half_sum_of_squares(leaves: tuple[Array, ...]) -> Array:
     dtype = functools.reduce(wider, (accumulator(w.dtype) for w in leaves))
     return sum(((jnp.sum(widened(w) ** 2) / 2).astype(dtype) for w in leaves), jnp.zeros((), dtype))
 
 
-def _l2_penalty_fwd(leaves: tuple[jax.Array, ...]) -> Any:
+def _l2_penalty_fwd(leaves):
     return _half_sum_of_squares(leaves), leaves
 
 
-def _l2_penalty_bwd(leaves: tuple[jax.Array, ...], dloss: jax.Array) -> Any:
-    return (
-        tuple((widened(w) * dloss.astype(accumulator(w.dtype))).astype(w.dtype) for w in leaves),
-    )
+def _l2_penalty_bwd(leaves, dloss):
+    dleaves = [widened(w) * dloss.astype(accumulator(w.dtype)) for w in leaves]  # ∂(½ w²)/∂w = w
+    return (tuple(dw.astype(w.dtype) for dw, w in zip(dleaves, leaves, strict=True)),)
 
 
 _l2_penalty.defvjp(_l2_penalty_fwd, _l2_penalty_bwd)

@@ -7,11 +7,11 @@ repeating a pixel has its copies summed, and a rearrangement is undone.
 
 import functools
 import math
-from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.compiled import call
@@ -25,7 +25,7 @@ from cnnvjp._windows.spatial import occupied_size, per_axis, spatial_rank
 
 
 def downsample(
-    x: jax.Array, factor: PerAxis, *, offset: PerAxis = 0, spatial_ndim: int | None = None
+    x: chex.Array, factor: PerAxis, *, offset: PerAxis = 0, spatial_ndim: int | None = None
 ) -> jax.Array:
     """Keeps every factor-th pixel along each axis: y[i] = x[offset + i·factor].
 
@@ -67,28 +67,22 @@ def downsample(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _downsample(
-    x: jax.Array, factor: tuple[int, ...], offset: tuple[int, ...], size: tuple[int, ...]
-) -> jax.Array:
+def _downsample(x, factor, offset, size):
     return _every(x, factor, offset)
 
 
-def _downsample_fwd(
-    x: jax.Array, factor: tuple[int, ...], offset: tuple[int, ...], size: tuple[int, ...]
-) -> Any:
+def _downsample_fwd(x, factor, offset, size):
     return _every(x, factor, offset), ()
 
 
-def _downsample_bwd(
-    factor: tuple[int, ...], offset: tuple[int, ...], size: tuple[int, ...], _: Any, dy: jax.Array
-) -> Any:
-    return (_spread(dy, factor, offset, size),)  # [B], "Backpropagation through Downsampling"
+def _downsample_bwd(factor, offset, size, _, dy):
+    return (_interspersed(dy, factor, offset, size),)  # [B], "Backpropagation through Downsampling"
 
 
 _downsample.defvjp(_downsample_fwd, _downsample_bwd)
 
 
-def _every(x: jax.Array, factor: tuple[int, ...], offset: tuple[int, ...]) -> jax.Array:
+def _every(x: Array, factor: tuple[int, ...], offset: tuple[int, ...]) -> Array:
     """dSample: x[..., offset::factor, :]."""
     first = x.ndim - 1 - len(factor)
     start = [0] * first + [*offset, 0]
@@ -96,9 +90,9 @@ def _every(x: jax.Array, factor: tuple[int, ...], offset: tuple[int, ...]) -> ja
     return lax.slice(x, start, x.shape, step)
 
 
-def _spread(
-    x: jax.Array, factor: tuple[int, ...], offset: tuple[int, ...], size: tuple[int, ...]
-) -> jax.Array:
+def _interspersed(
+    x: Array, factor: tuple[int, ...], offset: tuple[int, ...], size: tuple[int, ...]
+) -> Array:
     """uSample: factor − 1 zeros between neighbours, offset zeros before, the rest after."""
     first = x.ndim - 1 - len(factor)
     edges = [
@@ -114,7 +108,7 @@ def _spread(
 
 
 def upsample(
-    x: jax.Array,
+    x: chex.Array,
     factor: PerAxis,
     *,
     output_size: PerAxis | None = None,
@@ -178,21 +172,15 @@ def upsample(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _upsample(
-    x: jax.Array, factor: tuple[int, ...], offset: tuple[int, ...], size: tuple[int, ...]
-) -> jax.Array:
-    return _spread(x, factor, offset, size)
+def _upsample(x, factor, offset, size):
+    return _interspersed(x, factor, offset, size)
 
 
-def _upsample_fwd(
-    x: jax.Array, factor: tuple[int, ...], offset: tuple[int, ...], size: tuple[int, ...]
-) -> Any:
-    return _spread(x, factor, offset, size), ()
+def _upsample_fwd(x, factor, offset, size):
+    return _interspersed(x, factor, offset, size), ()
 
 
-def _upsample_bwd(
-    factor: tuple[int, ...], offset: tuple[int, ...], size: tuple[int, ...], _: Any, dy: jax.Array
-) -> Any:
+def _upsample_bwd(factor, offset, size, _, dy):
     return (_every(dy, factor, offset),)  # [B], "Backpropagation through Upsampling"
 
 
@@ -204,7 +192,7 @@ _upsample.defvjp(_upsample_fwd, _upsample_bwd)
 # ------------------------------------------------------------------------------------------
 
 
-def repeat(x: jax.Array, factor: PerAxis, *, spatial_ndim: int | None = None) -> jax.Array:
+def repeat(x: chex.Array, factor: PerAxis, *, spatial_ndim: int | None = None) -> jax.Array:
     """Expands every pixel to a block of copies, the ⊠ of [H] P8.3: y[i] = x[⌊i / factor⌋].
 
     Gradient: dx is the sum of dy over each block, the ⊞ that ⊠ is the transpose of.
@@ -236,29 +224,29 @@ def repeat(x: jax.Array, factor: PerAxis, *, spatial_ndim: int | None = None) ->
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _repeat(x: jax.Array, factor: tuple[int, ...]) -> jax.Array:
+def _repeat(x, factor):
     return _copied(x, factor)
 
 
-def _repeat_fwd(x: jax.Array, factor: tuple[int, ...]) -> Any:
+def _repeat_fwd(x, factor):
     return _copied(x, factor), ()
 
 
-def _repeat_bwd(factor: tuple[int, ...], _: Any, dy: jax.Array) -> Any:
-    blocks = split_cells(widened(dy), factor)  # (..., *spatial, *factor, C)
-    dx = jnp.sum(blocks, axis=range(-1 - len(factor), -1)).astype(dy.dtype)  # ⊞, [H] 8.22
+def _repeat_bwd(factor, _, dy):
+    cells = split_cells(widened(dy), factor)  # (..., *spatial, *factor, C)
+    dx = jnp.sum(cells, axis=range(-1 - len(factor), -1)).astype(dy.dtype)  # ⊞, [H] 8.22
     return (dx,)
 
 
 _repeat.defvjp(_repeat_fwd, _repeat_bwd)
 
 
-def _copied(x: jax.Array, factor: tuple[int, ...]) -> jax.Array:
+def _copied(x: Array, factor: tuple[int, ...]) -> Array:
     """Every pixel (1, …, 1, C) becomes a block (*factor, C)."""
     ndim = len(factor)
     pixels = jnp.expand_dims(x, tuple(range(x.ndim - 1, x.ndim - 1 + ndim)))
-    blocks = jnp.broadcast_to(pixels, (*x.shape[:-1], *factor, x.shape[-1]))
-    return merge_cells(blocks, ndim)
+    cells = jnp.broadcast_to(pixels, (*x.shape[:-1], *factor, x.shape[-1]))
+    return merge_cells(cells, ndim)
 
 
 # ------------------------------------------------------------------------------------------
@@ -266,7 +254,7 @@ def _copied(x: jax.Array, factor: tuple[int, ...]) -> jax.Array:
 # ------------------------------------------------------------------------------------------
 
 
-def pixel_shuffle(x: jax.Array, factor: PerAxis, *, spatial_ndim: int | None = None) -> jax.Array:
+def pixel_shuffle(x: chex.Array, factor: PerAxis, *, spatial_ndim: int | None = None) -> jax.Array:
     """Turns channels into pixels: each pixel's channels become a block of pixels.
 
         y[i·r + j, c] = x[i, c·r + j]   on one axis; on two, channel c·r² + j₁·r + j₂
@@ -307,22 +295,24 @@ def pixel_shuffle(x: jax.Array, factor: PerAxis, *, spatial_ndim: int | None = N
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _pixel_shuffle(x: jax.Array, factor: tuple[int, ...]) -> jax.Array:
+def _pixel_shuffle(x, factor):
     return _channels_to_pixels(x, factor)
 
 
-def _pixel_shuffle_fwd(x: jax.Array, factor: tuple[int, ...]) -> Any:
+def _pixel_shuffle_fwd(x, factor):
     return _channels_to_pixels(x, factor), ()
 
 
-def _pixel_shuffle_bwd(factor: tuple[int, ...], _: Any, dy: jax.Array) -> Any:
+def _pixel_shuffle_bwd(factor, _, dy):
     return (_pixels_to_channels(dy, factor),)  # a rearrangement's adjoint is its inverse
 
 
 _pixel_shuffle.defvjp(_pixel_shuffle_fwd, _pixel_shuffle_bwd)
 
 
-def pixel_unshuffle(x: jax.Array, factor: PerAxis, *, spatial_ndim: int | None = None) -> jax.Array:
+def pixel_unshuffle(
+    x: chex.Array, factor: PerAxis, *, spatial_ndim: int | None = None
+) -> jax.Array:
     """Turns pixels into channels, the inverse and the adjoint of `pixel_shuffle`.
 
         y[i, c·r + j] = x[i·r + j, c]   on one axis; on two, channel c·r² + j₁·r + j₂
@@ -358,28 +348,28 @@ def pixel_unshuffle(x: jax.Array, factor: PerAxis, *, spatial_ndim: int | None =
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _pixel_unshuffle(x: jax.Array, factor: tuple[int, ...]) -> jax.Array:
+def _pixel_unshuffle(x, factor):
     return _pixels_to_channels(x, factor)
 
 
-def _pixel_unshuffle_fwd(x: jax.Array, factor: tuple[int, ...]) -> Any:
+def _pixel_unshuffle_fwd(x, factor):
     return _pixels_to_channels(x, factor), ()
 
 
-def _pixel_unshuffle_bwd(factor: tuple[int, ...], _: Any, dy: jax.Array) -> Any:
-    return (_channels_to_pixels(dy, factor),)
+def _pixel_unshuffle_bwd(factor, _, dy):
+    return (_channels_to_pixels(dy, factor),)  # and the inverse's the rearrangement
 
 
 _pixel_unshuffle.defvjp(_pixel_unshuffle_fwd, _pixel_unshuffle_bwd)
 
 
-def _channels_to_pixels(x: jax.Array, factor: tuple[int, ...]) -> jax.Array:
+def _channels_to_pixels(x: Array, factor: tuple[int, ...]) -> Array:
     channels = x.ndim - 1
-    blocks = split_axis(x, channels, (x.shape[-1] // math.prod(factor), *factor))
-    return merge_cells(jnp.moveaxis(blocks, channels, -1), len(factor))
+    cells = split_axis(x, channels, (x.shape[-1] // math.prod(factor), *factor))
+    return merge_cells(jnp.moveaxis(cells, channels, -1), len(factor))
 
 
-def _pixels_to_channels(x: jax.Array, factor: tuple[int, ...]) -> jax.Array:
-    blocks = split_cells(x, factor)  # (..., *spatial, *factor, C)
+def _pixels_to_channels(x: Array, factor: tuple[int, ...]) -> Array:
+    cells = split_cells(x, factor)  # (..., *spatial, *factor, C)
     channels = x.ndim - 1
-    return merge_axes(jnp.moveaxis(blocks, -1, channels), channels, 1 + len(factor))
+    return merge_axes(jnp.moveaxis(cells, -1, channels), channels, 1 + len(factor))

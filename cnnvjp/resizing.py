@@ -3,44 +3,42 @@
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import get_args
 
+import chex
 import jax
 import numpy as np
 
 from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.options import choice_option, flag_option
-from cnnvjp._types import PerAxis
+from cnnvjp._types import PerAxis, ResizeMethod
 from cnnvjp._windows.matrices import SparseMatrix, along_axes, transposes
 from cnnvjp._windows.spatial import occupied_size, per_axis, spatial_rank
-
-_METHODS = ("nearest", "nearest-exact", "linear", "cubic")
-
 
 _COPYING_METHODS = ("nearest", "nearest-exact")
 
 
 @dataclasses.dataclass(frozen=True)
-class Interpolation:
+class _Interpolation:
     """How `resize` finds a value between pixels.
 
     Attributes:
-        method: one of `_METHODS`.
+        method: as in `resize`.
         align_corners: whether the first and last pixels' centres keep their places.
         antialias: whether kernels widen as images shrink.
     """
 
-    method: str
+    method: ResizeMethod
     align_corners: bool
     antialias: bool
 
 
 def resize(
-    x: jax.Array,
+    x: chex.Array,
     size: PerAxis,
     *,
-    method: str = "linear",
+    method: ResizeMethod = "linear",
     align_corners: bool = False,
     antialias: bool = False,
     spatial_ndim: int | None = None,
@@ -99,36 +97,30 @@ def resize(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _resize(
-    x: jax.Array, old: tuple[int, ...], new: tuple[int, ...], interpolation: Interpolation
-) -> jax.Array:
-    return along_axes(x, _matrices(old, new, interpolation))
+def _resize(x, old, new, interpolation):
+    return along_axes(x, _resizing_matrices(old, new, interpolation))
 
 
-def _resize_fwd(
-    x: jax.Array, old: tuple[int, ...], new: tuple[int, ...], interpolation: Interpolation
-) -> Any:
-    return along_axes(x, _matrices(old, new, interpolation)), ()
+def _resize_fwd(x, old, new, interpolation):
+    return along_axes(x, _resizing_matrices(old, new, interpolation)), ()
 
 
-def _resize_bwd(
-    old: tuple[int, ...], new: tuple[int, ...], interpolation: Interpolation, _: Any, dy: jax.Array
-) -> Any:
-    return (along_axes(dy, transposes(_matrices(old, new, interpolation))),)  # dx = Aᵀ dy
+def _resize_bwd(old, new, interpolation, _, dy):
+    return (along_axes(dy, transposes(_resizing_matrices(old, new, interpolation))),)  # dx = Aᵀ dy
 
 
 _resize.defvjp(_resize_fwd, _resize_bwd)
 
 
-def _matrices(
-    old: tuple[int, ...], new: tuple[int, ...], interpolation: Interpolation
+def _resizing_matrices(
+    old: tuple[int, ...], new: tuple[int, ...], interpolation: _Interpolation
 ) -> list[SparseMatrix | None]:
     """A for each axis."""
     return [_interpolation_matrix(n, m, interpolation) for n, m in zip(old, new, strict=True)]
 
 
-def _check_method(method: str, align_corners: bool, antialias: bool) -> Interpolation:
-    method = choice_option("method", method, _METHODS)
+def _check_method(method: ResizeMethod, align_corners: bool, antialias: bool) -> _Interpolation:
+    choice_option("method", method, get_args(ResizeMethod))
     align_corners = flag_option("align_corners", align_corners)
     antialias = flag_option("antialias", antialias)
     for name, value in (("align_corners", align_corners), ("antialias", antialias)):
@@ -141,24 +133,21 @@ def _check_method(method: str, align_corners: bool, antialias: bool) -> Interpol
         raise ValueError(
             "antialias: got True with align_corners=True; at most one of them may be True"
         )
-    return Interpolation(method, align_corners, antialias)
+    return _Interpolation(method, align_corners, antialias)
 
 
-# ------------------------------------------------------------------------------------------
-# The matrix A of one axis: which pixels a resized pixel mixes, and with which weights
-#
-# Pixel i of m lies over the n pixels of the source at
+# The matrix A of one axis: which pixels a resized pixel mixes, and with which weights. Pixel i of m
+# lies over the n pixels of the source at
 #
 #     (i + ½)·n/m − ½          pixels are cells, whose centres are half a pixel inside,
 #     i·(n − 1)/(m − 1)        with `align_corners`: the first and last centres coincide.
 #
-# Both are fractions of ints and are kept as such: which pixels take part never depends on how
-# a division was rounded.
-# ------------------------------------------------------------------------------------------
+# Both are fractions of ints and are kept as such: which pixels take part never depends on how a
+# division was rounded.
 
 
 @functools.lru_cache(maxsize=256)
-def _interpolation_matrix(n: int, m: int, interpolation: Interpolation) -> SparseMatrix | None:
+def _interpolation_matrix(n: int, m: int, interpolation: _Interpolation) -> SparseMatrix | None:
     """A, of shape (m, n), for one axis that goes from n pixels to m; None is the identity."""
     if n == m:
         return None
@@ -180,7 +169,7 @@ def _copies(columns: np.ndarray, n: int) -> SparseMatrix:
 
 
 def _mixtures(
-    numerator: np.ndarray, denominator: int, n: int, m: int, interpolation: Interpolation
+    numerator: np.ndarray, denominator: int, n: int, m: int, interpolation: _Interpolation
 ) -> SparseMatrix:
     """Row i weighs the pixels around numerator[i] / denominator by their distance from it."""
     shrinking = interpolation.antialias and n > m

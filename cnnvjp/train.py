@@ -1,4 +1,7 @@
-"""Training: a state that is passed along, and compiled functions from one to the next."""
+"""Training steps: a state that is passed along, and compiled functions from one to the next.
+
+For whole runs, from a data set to a folder of results, see `cnnvjp.training`.
+"""
 
 import functools
 import inspect

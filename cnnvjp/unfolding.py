@@ -1,10 +1,11 @@
 """Unfolding: the windows of an image side by side (im2col), and their sum (col2im)."""
 
 import functools
-from typing import Any
 
+import chex
 import jax
 import numpy as np
+from jax import Array
 
 from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.compiled import call
@@ -20,7 +21,7 @@ from cnnvjp._windows.spatial import per_axis, spatial_rank, spatial_size
 
 
 def unfold(
-    x: jax.Array,
+    x: chex.Array,
     window: PerAxis,
     *,
     stride: PerAxis = 1,
@@ -69,34 +70,34 @@ def unfold(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _unfold(x: jax.Array, window: Window) -> jax.Array:
+def _unfold(x, window):
     return _taken_apart(x, window)
 
 
-def _unfold_fwd(x: jax.Array, window: Window) -> Any:
+def _unfold_fwd(x, window):
     return _taken_apart(x, window), ()
 
 
-def _unfold_bwd(window: Window, _: Any, dy: jax.Array) -> Any:
+def _unfold_bwd(window, _, dy):
     return (_put_together(dy, window),)  # dx[j] = Σ over i·s + d·m − before = j of dy[i, m]
 
 
 _unfold.defvjp(_unfold_fwd, _unfold_bwd)
 
 
-def _taken_apart(x: jax.Array, window: Window) -> jax.Array:
+def _taken_apart(x: Array, window: Window) -> Array:
     """im2col."""
-    windows = along_axes(x, _matrices(window))  # (..., o·k along each axis, C)
+    windows = along_axes(x, _window_matrices(window))  # (..., o·k along each axis, C)
     return split_cells(windows, window.size)
 
 
-def _put_together(patches: jax.Array, window: Window) -> jax.Array:
+def _put_together(patches: Array, window: Window) -> Array:
     """col2im."""
-    return along_axes(merge_cells(patches, window.ndim), transposes(_matrices(window)))
+    return along_axes(merge_cells(patches, window.ndim), transposes(_window_matrices(window)))
 
 
 @functools.lru_cache(maxsize=256)
-def _matrices(window: Window) -> tuple[SparseMatrix, ...]:
+def _window_matrices(window: Window) -> tuple[SparseMatrix, ...]:
     """For each axis, row i·k + m with a 1 for the pixel under tap m of window i."""
     matrices = []
     for axis, (n, o, k) in enumerate(
@@ -114,7 +115,7 @@ def _matrices(window: Window) -> tuple[SparseMatrix, ...]:
 
 
 def fold(
-    patches: jax.Array,
+    patches: chex.Array,
     output_size: PerAxis,
     *,
     stride: PerAxis = 1,
@@ -175,15 +176,15 @@ def fold(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _fold(patches: jax.Array, window: Window) -> jax.Array:
+def _fold(patches, window):
     return _put_together(patches, window)
 
 
-def _fold_fwd(patches: jax.Array, window: Window) -> Any:
+def _fold_fwd(patches, window):
     return _put_together(patches, window), ()
 
 
-def _fold_bwd(window: Window, _: Any, dx: jax.Array) -> Any:
+def _fold_bwd(window, _, dx):
     return (_taken_apart(dx, window),)  # the cotangent of patches[i, m] is dx[i·s + d·m − before]
 
 

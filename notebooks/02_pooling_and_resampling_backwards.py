@@ -69,7 +69,14 @@ import numpy as np
 from jax import lax
 from jax.test_util import check_grads
 
-from cnnvjp import _routing, equations, max_pooling, resampling, resizing, sum_pooling
+from cnnvjp import (
+    equations,
+    max_pooling,
+    max_unpooling,
+    resampling,
+    resizing,
+    sum_pooling,
+)
 from cnnvjp.plot import FAINT, INK, LINE, SHARED, TINTS, WRONG, Sheet
 
 jax.config.update("jax_enable_x64", True)  # float64, so that the checks can be strict
@@ -241,7 +248,7 @@ agree(
 
 # %%
 print(inspect.getsource(max_pooling._winner_pool_bwd))
-print(inspect.getsource(_routing.route))
+print(inspect.getsource(max_pooling._route))
 
 # %% [markdown]
 # (`_placed` writes each `dy` at its winner's place and adds up what meets there; a window of very many taps is taken apart, an axis at a time.)
@@ -288,7 +295,7 @@ def jnp_max_pool(x):
 
 agree(first=rules["first"], lax=pull_back(lambda x: lax_max_pool(x, 2, 2), x_tied, delta_tied))
 agree(split=rules["split"], jnp=pull_back(jnp_max_pool, x_tied, delta_tied))
-print(inspect.getsource(_routing.share))
+print(inspect.getsource(max_pooling._share))
 
 # %% [markdown]
 # In a formula: with the slopes $g$, and for $\delta \ge 0$, so that $L$ is convex,
@@ -411,7 +418,7 @@ down = jnp.arange(1.0, 10.0).reshape(3, 3)  # a gradient that arrives at the unp
 agree(grad=pull_back(unpool, delta, down), P=(P @ down.ravel()).reshape(2, 2))
 agree(adjoint=jnp.vdot(P.T @ delta.ravel(), x3.ravel()), pool=jnp.vdot(delta, y3))
 
-print(inspect.getsource(max_pooling._max_unpool_bwd))
+print(inspect.getsource(max_unpooling._max_unpool_bwd))
 
 # %% [markdown]
 # ## 5. Mean pooling: everyone gets a share
@@ -796,7 +803,7 @@ print(inspect.getsource(resizing._resize_bwd))
 # | operation | forward | back | source | code |
 # | --- | --- | --- | --- | --- |
 # | max pooling | $y = P x$, one 1 in each row | $P^\top \delta$ | [J] Pooling Layer, [B] Max-Pooling, [H] E8.8 | `max_pooling._winner_pool_bwd` |
-# | max unpooling | $P^\top y$ | $P\, dx$ | the same, as an operation | `max_pooling._max_unpool_bwd` |
+# | max unpooling | $P^\top y$ | $P\, dx$ | the same, as an operation | `max_unpooling._max_unpool_bwd` |
 # | mean pooling | windows ⊗ equal weights | padded $\delta$ ⊗ the same | [B] Mean-Pooling | `sum_pooling._avg_pool_bwd` |
 # | weighted pooling | $w \boxplus V$ | $w \boxtimes \delta$, and $\sum \delta \circ \boxplus V$ | [H] P8.3, P8.4 | `sum_pooling._weighted_avg_pool_bwd` |
 # | downsampling | every $S$-th pixel | $\delta$ among zeros | [B] Downsampling | `resampling._downsample_bwd` |

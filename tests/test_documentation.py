@@ -5,6 +5,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jax
@@ -155,6 +156,9 @@ def test_importing_is_light():
         "sklearn",
         "tyro",
         "tqdm",
+        "grain",
+        "orbax",
+        "tensorboardX",
         "torch",
         "flax",
         "equinox",
@@ -264,7 +268,7 @@ def test_the_operation_of_contributing_is_right():
 
 def test_the_reference_builds(tmp_path):
     """pdoc has every public function, and warns of nothing."""
-    modules = ["cnnvjp", "cnnvjp.plot"]
+    modules = ["cnnvjp", "cnnvjp.plot", "cnnvjp.training"]
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "pdoc", "-d", "google", "-o", tmp_path, *modules],
         capture_output=True,
@@ -276,8 +280,18 @@ def test_the_reference_builds(tmp_path):
     page = (tmp_path / "cnnvjp.html").read_text()
     assert [name for name in FUNCTIONS if f'id="{name}"' not in page] == []
     assert 'id="backward_animation"' in (tmp_path / "cnnvjp" / "plot.html").read_text()
+    assert 'id="load_run"' in (tmp_path / "cnnvjp" / "training.html").read_text()
     page = (tmp_path / "cnnvjp" / "interop.html").read_text()
     assert [name for name in interop.__all__ if f'id="{name}"' not in page] == []
+
+
+def test_there_is_one_version_number():
+    """pyproject.toml takes it from the package, and CITATION.cff repeats it."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    assert "version" not in project["project"]
+    assert project["tool"]["hatch"]["version"]["path"] == "cnnvjp/__init__.py"
+    citation = (PACKAGE.parent / "CITATION.cff").read_text()
+    assert re.findall(r"^version: (.*)$", citation, re.M) == [cnnvjp.__version__]
 
 
 def test_readme_links_lead_somewhere():
@@ -298,8 +312,10 @@ def test_readme_lists_every_notebook():
     assert listed == {f"notebooks/{path.name}" for path in PACKAGE.parent.glob("notebooks/*.ipynb")}
 
 
-def test_pictures_of_the_readme_are_of_today():
+def test_pictures_of_the_readme_are_of_today(monkeypatch):
     import PIL.Image
+
+    monkeypatch.syspath_prepend(PACKAGE.parent / "scripts")
     from pictures import FOLDER, speeds
 
     rows = speeds(README.read_text())

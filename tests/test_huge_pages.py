@@ -1,15 +1,19 @@
-"""scripts/huge_pages.py: a script starts again, once, where glibc is to ask for huge pages."""
+"""A program starts again, once, where glibc is to ask for huge pages."""
 
+import collections
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import huge_pages
 import pytest
 
-SCRIPTS = Path(huge_pages.__file__).parent
+import cnnvjp
+
+ROOT = Path(cnnvjp.__file__).parents[1]
+HUGE_PAGES = ROOT / "cnnvjp" / "training" / "huge_pages.py"
+SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 MADVISE = "always [madvise] never"
 
 # Prints a line whenever it starts, and one at its end.
@@ -20,7 +24,7 @@ huge_pages.SETTING = pathlib.Path(os.environ["SETTING"])
 print("start", flush=True)
 if "--traced" in sys.argv:
     sys.settrace(lambda *event: None)
-huge_pages.restart_with_huge_pages()
+huge_pages.restart_with_huge_pages("program")
 print(json.dumps([os.getpid(), os.environ.get("GLIBC_TUNABLES"), sys.flags.utf8_mode, sys.argv[1:]]))
 """
 
@@ -33,7 +37,7 @@ def start(tmp_path):
     def run(setting, *arguments, tunables=None, python=("-X", "utf8", "program.py")):
         if setting is not None:
             (tmp_path / "enabled").write_text(setting + "\n")
-        environment = {**os.environ, "PYTHONPATH": str(SCRIPTS), "SETTING": "enabled"}
+        environment = {**os.environ, "PYTHONPATH": str(HUGE_PAGES.parent), "SETTING": "enabled"}
         environment.pop("GLIBC_TUNABLES", None)
         if tunables is not None:
             environment["GLIBC_TUNABLES"] = tunables
@@ -82,18 +86,40 @@ def test_what_runs_a_script_is_not_started_again(start):
     assert start(MADVISE, python=("-c", code))[:2] == (1, None)
 
 
-def test_the_training_script_starts_again_before_its_imports():
-    pytest.importorskip("tyro")
+def test_a_module_is_started_again_as_one(start):
+    again = (2, "glibc.malloc.hugetlb=1", 1, ["--x"])
+    assert start(MADVISE, "--x", python=("-X", "utf8", "-m", "program")) == again
+    assert (
+        start(
+            MADVISE, "--x", python=("-X", "utf8", "-m", "cProfile", "-o", "times", "-m", "program")
+        )
+        == again
+    )
+    code = "import runpy; runpy.run_module('program', run_name='__main__', alter_sys=True)"
+    assert start(MADVISE, python=("-c", code))[:2] == (1, None)
+
+
+def imports(*command):
+    """How often a process imported each module, with the program that it starts again as."""
     environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", str(SCRIPTS / "train.py"), "--help"],
+        [sys.executable, "-X", "importtime", *command, "--help"],
+        cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    imported = [line.split("|")[-1].strip() for line in done.stderr.splitlines()]
-    asks = huge_pages.SETTING.exists() and "[madvise]" in huge_pages.SETTING.read_text()
-    assert imported.count("huge_pages") == (2 if asks else 1)
-    assert imported.count("jax") == 1
+    assert done.stdout.count("usage: ") == 1
+    return collections.Counter(line.split("|")[-1].strip() for line in done.stderr.splitlines())
+
+
+def test_training_starts_again():
+    """The script does so before it imports JAX, which it finds by its first import, runpy."""
+    pytest.importorskip("tyro")
+    starts = 2 if SETTING.exists() and "[madvise]" in SETTING.read_text() else 1
+    script = imports("scripts/train.py")
+    assert (script["runpy"], script["jax"]) == (starts, 1)
+    module = imports("-m", "cnnvjp.training")
+    assert (module["runpy"], module["jax"]) == (starts, starts)

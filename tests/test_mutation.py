@@ -11,7 +11,7 @@ pytest.importorskip("cosmic_ray")
 pytest.importorskip("tyro")
 
 ROOT = Path(__file__).parents[1]
-NETWORKS = {"model", "train", "models", "equations", "plot"}
+NETWORKS = {"model", "train", "training", "models", "equations", "plot"}
 
 
 @pytest.fixture

@@ -15,14 +15,15 @@ import pytest
 import cnnvjp
 
 pytest.importorskip("tyro")
-import train as script
-import training_batches
-import training_data
-import training_files
 from training_server import few
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "train.py"
+from cnnvjp.training import batches, data, files, formats, loop
+from cnnvjp.training.commands import train_main
+
+ROOT = Path(cnnvjp.__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "train.py"
 PNG = b"\x89PNG\r\n\x1a\n"
+MODULE = "python -m cnnvjp.training"
 FAST = ("--epochs", "1", "--batch-size", "64")
 FILES = {"config.json", "metrics.jsonl", "params.npz", "checkpoints", "tensorboard"}
 PICTURES = {"curves.png", "confusion.png", "gradients.png", "kernels.png", "mistakes.png"}
@@ -32,17 +33,23 @@ PICTURES = {"curves.png", "confusion.png", "gradients.png", "kernels.png", "mist
 def run(monkeypatch, tmp_path):
     """Runs the script's main on few digits, with the promotion that Optax relies on."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training_data, "digits", few(training_data.digits))
+    monkeypatch.setattr(data, "digits", few(data.digits))
 
     def main(*arguments):
         with jax.numpy_dtype_promotion("standard"):
-            script.main(arguments)
+            train_main(arguments)
 
     return main
 
 
 def read_metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def with_the_package():
+    """The environment of a process that imports this package."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def names(folder):
@@ -52,9 +59,7 @@ def names(folder):
 @pytest.mark.versions
 def test_without_options_it_reaches_98_percent(tmp_path):
     """The whole default run, in a process of its own: figures, files, and a quiet stderr."""
-    root = str(Path(cnnvjp.__file__).parent.parent)
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path}
+    environment = with_the_package()
     environment.pop("XLA_FLAGS", None)  # compiled as a user's would be
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--out", "digits"],
@@ -141,31 +146,29 @@ def test_autoencoder(run, capsys, tmp_path):
 
 def test_order_of_the_batches():
     """Every image at most once in an epoch, in full batches, each time in another order."""
-    part = training_data.Part(np.arange(83), np.arange(83))
+    part = formats.Part(np.arange(83), np.arange(83))
     options = dict(size=8, epochs=3, seed=7)
-    whole = training_batches.ShuffledBatches(part, **options, parts=1, mine=(0, 1))
+    whole = batches.ShuffledBatches(part, **options, parts=1, mine=(0, 1))
     epochs = np.array([whole[i][0] for i in range(len(whole))]).reshape(3, 80)
     assert len(whole) == 30
     assert all(len(np.unique(epoch)) == 80 for epoch in epochs)
     assert (epochs[0] != epochs[1]).any() and (epochs[1] != epochs[2]).any()
 
     # Of each part of a batch, two processes have one half each.
-    left, right = (
-        training_batches.ShuffledBatches(part, **options, parts=2, mine=(i, 2)) for i in range(2)
-    )
+    left, right = (batches.ShuffledBatches(part, **options, parts=2, mine=(i, 2)) for i in range(2))
     for number in (0, 29):
         halves = np.concatenate([left[number][0], right[number][0]], axis=1)
         assert (halves.ravel() == whole[number][0].ravel()).all()
 
 
 def test_the_iterator_goes_on_where_it_was():
-    part = training_data.Part(np.arange(40), np.arange(40))
-    source = training_batches.ShuffledBatches(part, size=4, epochs=2, parts=1, seed=0, mine=(0, 1))
-    batches = training_batches.iterate(source)
-    first = [next(batches) for _ in range(7)]
-    place = batches.get_state()
-    rest = list(batches)
-    again = training_batches.iterate(source)
+    part = formats.Part(np.arange(40), np.arange(40))
+    source = batches.ShuffledBatches(part, size=4, epochs=2, parts=1, seed=0, mine=(0, 1))
+    iterator = batches.iterate(source)
+    first = [next(iterator) for _ in range(7)]
+    place = iterator.get_state()
+    rest = list(iterator)
+    again = batches.iterate(source)
     again.set_state(place)
     assert [b.tolist() for b, _ in again] == [b.tolist() for b, _ in rest]
     assert len(first) + len(rest) == len(source)
@@ -176,19 +179,19 @@ def test_shifts():
     reach = 2
     images = np.zeros((300, 9, 9, 1), "uint8")
     images[:, 4, 4] = 1
-    moved = np.asarray(training_batches.shifted(jax.random.key(0), images, reach))
+    moved = np.asarray(batches.shifted(jax.random.key(0), images, reach))
     assert moved.shape == images.shape and moved.dtype == images.dtype
     _, rows, columns, _ = np.nonzero(moved)
     assert len(rows) == 300 and set(rows) == set(columns) == set(range(2, 7))
     edge = np.ones((50, 9, 9, 1), "uint8")
-    moved = np.asarray(training_batches.shifted(jax.random.key(0), edge, reach))
+    moved = np.asarray(batches.shifted(jax.random.key(0), edge, reach))
     assert moved.min() == 0 and moved[:, 2:-2, 2:-2].all()
-    assert (training_batches.shifted(jax.random.key(0), edge, 0) == edge).all()
+    assert (batches.shifted(jax.random.key(0), edge, 0) == edge).all()
 
 
 def test_flips():
     images = np.arange(200 * 3 * 4 * 2, dtype="uint16").reshape(200, 3, 4, 2)
-    result = np.asarray(training_batches.flipped(jax.random.key(0), images))
+    result = np.asarray(batches.flipped(jax.random.key(0), images))
     mirrored = np.array([(a == b[:, ::-1]).all() for a, b in zip(result, images, strict=True)])
     same = np.array([(a == b).all() for a, b in zip(result, images, strict=True)])
     assert (mirrored != same).all() and 70 < mirrored.sum() < 130
@@ -198,11 +201,11 @@ def test_statistics():
     """Those by which the images have mean 0 and deviation 1 in every channel."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, [100, 200, 256], (50, 8, 8, 3)).astype("uint8")
-    x = np.asarray(training_batches.scaled(images, *training_data.statistics(images)), "float64")
+    x = np.asarray(batches.scaled(images, *data.statistics(images)), "float64")
     np.testing.assert_allclose(x.mean((0, 1, 2)), 0, atol=1e-6)
     np.testing.assert_allclose(x.std((0, 1, 2)), 1, rtol=1e-6)
     black = np.zeros((2, 3, 3, 1), "uint8")
-    assert training_data.statistics(black) == ([0.0], [1 / 255])  # and not a division by zero
+    assert data.statistics(black) == ([0.0], [1 / 255])  # and not a division by zero
 
 
 @pytest.mark.parametrize(
@@ -254,6 +257,54 @@ def test_wrong_options(run, capsys, tmp_path, arguments, text):
     assert (tmp_path / "full" / "file").read_text() == "precious"
 
 
+def test_the_module_does_what_the_script_does(tmp_path):
+    """`python -m cnnvjp.training`: the same usage text, errors and statuses, by its own name."""
+    ends = []
+    for program, command in (("train.py", [str(SCRIPT)]), (MODULE, MODULE.split()[1:])):
+        for arguments in (["--help"], ["--epochs", "0"]):
+            done = subprocess.run(
+                [sys.executable, *command, *arguments],
+                cwd=tmp_path,
+                env={**with_the_package(), "COLUMNS": "100"},
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            written = re.sub(r"[\s─│╭╮╰╯]+", " ", done.stdout + done.stderr)
+            assert program in written
+            ends.append((done.returncode, written.replace(program, "PROGRAM")))
+    assert ends[:2] == ends[2:]
+    assert [status for status, _ in ends[:2]] == [0, 2]
+    assert names(tmp_path) == set()
+
+
+def test_without_the_extra_it_says_what_to_install():
+    code = (
+        "import sys\n"
+        "sys.modules['tyro'] = sys.modules['grain'] = None\n"
+        "import cnnvjp, importlib.util\n"
+        "found = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name: None if name in ('tyro', 'grain') else found(name)\n"
+        "import cnnvjp.training\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    (*_, last) = done.stderr.splitlines()
+    assert last == (
+        "ModuleNotFoundError: cnnvjp.training needs grain, tyro: pip install 'cnnvjp[train]'"
+    )
+
+
+def test_importing_it_is_left_to_the_user():
+    """`import cnnvjp` does not import it; importing it sets no backend of matplotlib."""
+    code = (
+        "import sys, cnnvjp\n"
+        "assert 'cnnvjp.training' not in sys.modules\n"
+        "from cnnvjp.training import load_run, predict\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
 def events(folder):
     """What TensorBoard reads in a folder: (tag, step) of each scalar."""
     from tensorboardX.proto.event_pb2 import Event
@@ -288,7 +339,7 @@ def test_divergence_is_reported(run, capsys, tmp_path):
 
 def test_divergence_leaves_the_last_good_checkpoint(run, monkeypatch, capsys, tmp_path):
     """Images that aren't numbers from the third step on, in the second epoch."""
-    make_prepare = script.make_prepare
+    make_prepare = loop.make_prepare
 
     def broken(setup):
         prepare = make_prepare(setup)
@@ -299,7 +350,7 @@ def test_divergence_leaves_the_last_good_checkpoint(run, monkeypatch, capsys, tm
 
         return prepare_or_not
 
-    monkeypatch.setattr(script, "make_prepare", broken)
+    monkeypatch.setattr(loop, "make_prepare", broken)
     with pytest.raises(SystemExit) as stop:
         run("--model", "textbook", "--epochs", "3", "--batch-size", "64", "--out", "run")
     assert stop.value.code == 1
@@ -307,7 +358,7 @@ def test_divergence_leaves_the_last_good_checkpoint(run, monkeypatch, capsys, tm
     assert re.search(r"at step 3, in epoch 2; .*; run keeps the checkpoint after step 2\n", message)
     assert len(read_metrics(tmp_path / "run")) == 1
 
-    monkeypatch.setattr(script, "make_prepare", make_prepare)
+    monkeypatch.setattr(loop, "make_prepare", make_prepare)
     run("--resume", "run")
     assert len(read_metrics(tmp_path / "run")) == 3
 
@@ -315,12 +366,12 @@ def test_divergence_leaves_the_last_good_checkpoint(run, monkeypatch, capsys, tm
 def test_a_file_is_whole_or_not_there(monkeypatch, tmp_path):
     """What fails while writing leaves the earlier file and no other."""
     path = tmp_path / "metrics.jsonl"
-    training_files.write_bytes(path, b"old")
+    files.write_bytes(path, b"old")
 
     def fail(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        training_files.write_bytes(path, b"new")
+        files.write_bytes(path, b"new")
     assert names(tmp_path) == {"metrics.jsonl"} and path.read_bytes() == b"old"

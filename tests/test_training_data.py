@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
-import training_data
-from training_config import UsageError
+from cnnvjp.training import UsageError, formats
+from cnnvjp.training import data as training_data
 
 TINY = {"train": 50, "test": 20}
 
@@ -51,8 +51,8 @@ def write_mnist(folder, rng, compressed=True, split="-"):
 def write_cifar(folder, rng, binary):
     parts = {}
     for part, names in (
-        ("train", training_data.CIFAR_TRAIN),
-        ("test", training_data.CIFAR_TEST),
+        ("train", formats.CIFAR_TRAIN),
+        ("test", formats.CIFAR_TEST),
     ):
         count = TINY[part] // len(names)
         images = rng.integers(0, 256, (TINY[part], 32, 32, 3), "uint8")
@@ -82,7 +82,7 @@ def assert_parts(data, expected):
 def test_idx(tiny, rng, tmp_path, compressed, split):
     expected = write_mnist(tmp_path, rng, compressed, split)
     for name in ("mnist", "fashion-mnist"):
-        assert_parts(training_data.load(name, tmp_path), expected)
+        assert_parts(training_data.load_data(name, tmp_path), expected)
 
 
 def test_a_folder_of_data_sets(tiny, rng, monkeypatch, tmp_path):
@@ -91,16 +91,16 @@ def test_a_folder_of_data_sets(tiny, rng, monkeypatch, tmp_path):
         (tmp_path / folder).mkdir(parents=True)
     fashion = write_mnist(tmp_path / "FashionMNIST/raw", rng)
     digits = write_mnist(tmp_path / "mnist", rng)
-    assert_parts(training_data.load("fashion-mnist", tmp_path), fashion)
-    assert_parts(training_data.load("mnist", tmp_path), digits)
+    assert_parts(training_data.load_data("fashion-mnist", tmp_path), fashion)
+    assert_parts(training_data.load_data("mnist", tmp_path), digits)
     monkeypatch.setattr(training_data, "USUAL_PLACES", ("/nowhere", str(tmp_path)))
-    assert_parts(training_data.load("fashion-mnist"), fashion)
+    assert_parts(training_data.load_data("fashion-mnist"), fashion)
 
 
 @pytest.mark.parametrize("binary", [False, True])
 def test_cifar(tiny, rng, tmp_path, binary):
     expected = write_cifar(tmp_path, rng, binary)
-    assert_parts(training_data.load("cifar10", tmp_path), expected)
+    assert_parts(training_data.load_data("cifar10", tmp_path), expected)
 
 
 def test_a_pickle_of_python_2(tmp_path):
@@ -110,7 +110,7 @@ def test_a_pickle_of_python_2(tmp_path):
     rows = rows.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
     batch = pickle.PROTO + b"\x02}(U\x04data" + rows[2:-1] + b"U\x06labels](K\x07eu."
     (tmp_path / "batch").write_bytes(batch)
-    part = training_data.read_cifar_python(tmp_path / "batch")
+    part = formats.read_cifar_python(tmp_path / "batch")
     assert part.labels.tolist() == [7] and part.images.shape == (1, 32, 32, 3)
     assert np.moveaxis(part.images, -1, 1).tobytes() == pixels
 
@@ -144,7 +144,7 @@ def test_wrong_idx(tiny, rng, tmp_path, file, change, text):
     path = tmp_path / file
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(UsageError, match=text) as error:
-        training_data.load("mnist", tmp_path)
+        training_data.load_data("mnist", tmp_path)
     assert file in str(error.value)
 
 
@@ -158,7 +158,7 @@ def test_wrong_gzip(tiny, rng, tmp_path, change):
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(UsageError, match=f"{path}: cannot be read; it is truncated or damaged"):
-        training_data.load("mnist", tmp_path)
+        training_data.load_data("mnist", tmp_path)
 
 
 class Harmful:
@@ -187,7 +187,7 @@ def test_wrong_cifar(tiny, rng, monkeypatch, tmp_path):
     for content in wrong.values():
         path.write_bytes(content)
         with pytest.raises(UsageError, match=re.escape(str(path))):
-            training_data.load("cifar10", tmp_path)
+            training_data.load_data("cifar10", tmp_path)
     assert not (tmp_path / "unpickled").exists()
 
 
@@ -196,7 +196,7 @@ def test_wrong_binary_cifar(tiny, rng, tmp_path):
     path = tmp_path / "test_batch.bin"
     path.write_bytes(truncated(path.read_bytes()))
     with pytest.raises(UsageError, match=f"{path}: got 61453 bytes; it must be a multiple of 3073"):
-        training_data.load("cifar10", tmp_path)
+        training_data.load_data("cifar10", tmp_path)
 
 
 def test_content_that_is_not_the_published(tiny, rng, tmp_path):
@@ -204,7 +204,7 @@ def test_content_that_is_not_the_published(tiny, rng, tmp_path):
     source = tiny["fashion-mnist"]
     tiny["fashion-mnist"] = source._replace(digests={"test": "0" * 64})
     with pytest.raises(UsageError, match="the test images or labels .* are not the published ones"):
-        training_data.load("fashion-mnist", tmp_path)
+        training_data.load_data("fashion-mnist", tmp_path)
 
 
 def test_no_files_and_no_network(tiny, monkeypatch):
@@ -215,7 +215,12 @@ def test_no_files_and_no_network(tiny, monkeypatch):
     with pytest.raises(
         UsageError, match=r"--data cifar10: .* openml.org cannot be reached .no route"
     ):
-        training_data.load("cifar10")
+        training_data.load_data("cifar10")
+
+
+def test_no_such_data_set():
+    with pytest.raises(UsageError, match="--data: got 'imagenet'; it must be digits, mnist"):
+        training_data.load_data("imagenet")
 
 
 def test_openml(tiny, rng, monkeypatch):
@@ -229,7 +234,7 @@ def test_openml(tiny, rng, monkeypatch):
     images = Fetched.data.reshape(70, 28, 28, 1)
     labels = np.arange(70) % 10
     expected = {"train": (images[:50], labels[:50]), "test": (images[50:], labels[50:])}
-    assert_parts(training_data.load("mnist"), expected)
+    assert_parts(training_data.load_data("mnist"), expected)
 
 
 def test_digits():
@@ -246,8 +251,8 @@ def test_digits():
 
 
 def test_validation_is_held_out_of_the_training_set():
-    whole = training_data.load("digits").parts
-    parts = training_data.load("digits", validation=100, seed=0).parts
+    whole = training_data.load_data("digits").parts
+    parts = training_data.load_data("digits", validation=100, seed=0).parts
     assert {name: len(part.labels) for name, part in parts.items()} == {
         "train": 1337,
         "validation": 100,

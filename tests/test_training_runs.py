@@ -18,17 +18,16 @@ import optax
 import pytest
 
 pytest.importorskip("orbax.checkpoint")
-import evaluate
-import export
-import train as script
-import training_data
-import training_files
-import training_runs
-from training_config import UsageError
-from training_data import load
 from training_server import few
 
-ROOT = Path(__file__).parents[1]
+import cnnvjp
+from cnnvjp import training
+from cnnvjp.training import Checkpoints, UsageError, export, loop
+from cnnvjp.training import data as training_data
+from cnnvjp.training.commands import evaluate_main, export_main, train_main
+from cnnvjp.training.devices import make_layout
+
+ROOT = Path(cnnvjp.__file__).parents[1]
 KILLS = 20
 # 10 steps an epoch, and 30 checkpoints.
 LONG = ("--model", "textbook", "--batch-size", "16", "--epochs", "30")
@@ -39,13 +38,12 @@ class Server:
     """The other side of training_server.py."""
 
     def __init__(self, folder):
-        path = os.pathsep.join(filter(None, map(str, [ROOT / "scripts", ROOT])))
         self._process = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("training_server.py")],
             cwd=folder,
             env={
                 **os.environ,
-                "PYTHONPATH": path,
+                "PYTHONPATH": str(ROOT),
                 # Each process compiles the same programs.
                 "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -215,10 +213,10 @@ def test_two_processes_train_as_one(server):
     others = [line for line in runs[1][1].read_text().splitlines() if "[Gloo]" not in line]
     assert others == []  # one of them talks
     # What two processes saved, one can use.
-    run, again = (training_runs.load_run(server.folder / name) for name in ("one", "two"))
+    run, again = (training.load_run(server.folder / name) for name in ("one", "two"))
     images = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 1), "uint8")
     np.testing.assert_allclose(
-        training_runs.predict(run, images), training_runs.predict(again, images), atol=1e-5
+        training.predict(run, images), training.predict(again, images), atol=1e-5
     )
 
 
@@ -236,11 +234,11 @@ def run(monkeypatch, tmp_path):
     """Runs the script's main on few digits, with the promotion that Optax relies on."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training_data, "digits", few(training_data.digits))
-    monkeypatch.setattr(script, "draw_results", lambda *_: None)  # which takes a second
+    monkeypatch.setattr(loop, "draw_results", lambda *_: None)  # which takes a second
 
     def main(*arguments):
         with jax.numpy_dtype_promotion("standard"):
-            script.main(("--model", "textbook", "--batch-size", "48", *arguments))
+            train_main(("--model", "textbook", "--batch-size", "48", *arguments))
 
     return main
 
@@ -264,7 +262,7 @@ def test_optimizers_schedules_and_validation(run, capsys, tmp_path):
     assert "40 validation" in capsys.readouterr().out
     assert [line["learning_rate"] for line in lines] == pytest.approx([0.0025, 0.00375, 0.00125])
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
-    loaded = training_runs.load_run(tmp_path / "adam", best=True)
+    loaded = training.load_run(tmp_path / "adam", best=True)
     best = max(range(3), key=lambda i: (lines[i]["validation_accuracy"], i))
     assert loaded.update == (best + 1) * 2
     run(*options, "--schedule", "constant", "--label-smoothing", "0.1", "--out", "constant")
@@ -299,16 +297,16 @@ def test_checkpoints_keep_the_last_and_the_best(tmp_path):
     params = {"w": jnp.arange(6.0, dtype="float32").reshape(2, 3)}
     model = {"params": params, "state": {"mean": jnp.arange(3.0), "none": {}}}
     rest = {"step": jnp.asarray(7, "int32"), "opt_state": optimizer.init(params)}
-    whole = training_runs.make_layout(1).whole
+    whole = make_layout(1).whole
     model, rest = jax.device_put((model, rest), whole)
-    checkpoints = training_files.Checkpoints(tmp_path, keep=2)
+    checkpoints = Checkpoints(tmp_path, keep=2)
     for update in range(1, 6):
         scaled = jax.tree.map(lambda a, by=update: a * by, model)
         checkpoints.save(update, min(update, 2), scaled, rest, {"update": update})
     checkpoints.close()
     assert {int(path.name) for path in (tmp_path / "checkpoints").iterdir()} == {2, 4, 5}
-    layout = training_runs.make_layout(1)
-    reader = training_files.Checkpoints(tmp_path, read_only=True)
+    layout = make_layout(1)
+    reader = Checkpoints(tmp_path, read_only=True)
     restored = reader.restore(4, model=layout.like(model), optimizer=layout.like(rest))
     reader.close()
     assert restored["progress"] == {"update": 4}
@@ -323,14 +321,14 @@ def test_evaluation_prediction_and_export(run, capsys, monkeypatch, tmp_path):
     """All three give the figures that training wrote."""
     run("--epochs", "3", "--learning-rate", "0.01", "--out", "run")
     (*_, last) = read_metrics(tmp_path / "run")
-    test = load("digits").parts["test"]
-    loaded = training_runs.load_run("run")
-    probabilities = training_runs.predict(loaded, test.images)
+    test = training.load_data("digits").parts["test"]
+    loaded = training.load_run("run")
+    probabilities = training.predict(loaded, test.images)
     assert np.mean(probabilities.argmax(-1) == test.labels) == pytest.approx(last["test_accuracy"])
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
 
     capsys.readouterr()
-    evaluate.main(["run", "--predictions", "test.csv"])
+    evaluate_main(["run", "--predictions", "test.csv"])
     printed = capsys.readouterr().out
     assert printed.startswith("textbook, after 9 steps, on 40 test images\n")
     assert f"loss: {last['test_loss']:.5f}\n" in printed
@@ -340,7 +338,7 @@ def test_evaluation_prediction_and_export(run, capsys, monkeypatch, tmp_path):
     right = [row.split(",")[1] == row.split(",")[2] for row in rows]
     assert np.mean(right) == pytest.approx(last["test_accuracy"])
 
-    export.main(["run"])
+    export_main(["run"])
     assert "run/network.jax: " in capsys.readouterr().out
     network = jax.export.deserialize(bytearray((tmp_path / "run/network.jax").read_bytes()))
     assert network.platforms == ("cpu", "cuda", "tpu")
@@ -349,31 +347,29 @@ def test_evaluation_prediction_and_export(run, capsys, monkeypatch, tmp_path):
             network.call(test.images[:count]), probabilities[:count], atol=1e-6
         )
     # The comparison that the script makes can fail.
-    monkeypatch.setattr(
-        export, "predict", lambda run, images: training_runs.predict(run, images // 2)
-    )
+    monkeypatch.setattr(export, "predict", lambda run, images: training.predict(run, images // 2))
     with pytest.raises(RuntimeError, match="results differ by"):
-        export.main(["run"])
+        export_main(["run"])
 
 
 def test_what_has_no_run_is_named(run, capsys, tmp_path):
-    for main in (evaluate.main, export.main):
+    for main in (evaluate_main, export_main):
         with pytest.raises(SystemExit) as stop:
             main(["nothing"])
         assert stop.value.code == 2
         assert "nothing: is not the folder of a run" in capsys.readouterr().err
     run("--epochs", "1", "--out", "run")
-    loaded = training_runs.load_run("run")
+    loaded = training.load_run("run")
     with pytest.raises(TypeError, match="images: got float32; they must be uint8"):
-        training_runs.predict(loaded, np.zeros((1, 16, 16, 1), "float32"))
+        training.predict(loaded, np.zeros((1, 16, 16, 1), "float32"))
     with pytest.raises(
         ValueError, match=r"got the shape \(1, 28, 28, 1\); it must be \(N, 16, 16, 1"
     ):
-        training_runs.predict(loaded, np.zeros((1, 28, 28, 1), "uint8"))
+        training.predict(loaded, np.zeros((1, 28, 28, 1), "uint8"))
     for path in (tmp_path / "run/checkpoints").iterdir():
         path.rename(tmp_path / path.name)
     with pytest.raises(UsageError, match="run: has no checkpoint yet"):
-        training_runs.load_run("run")
+        training.load_run("run")
     (tmp_path / "run/checkpoints").rmdir()
     with pytest.raises(UsageError, match="run: has no checkpoint yet"):
-        training_runs.load_run("run")
+        training.load_run("run")

@@ -1,8 +1,8 @@
-"""Runs scripts/train.py, each time in a new process that has the libraries imported already.
+"""Runs `cnnvjp.training`, each time in a new process that has the libraries imported already.
 
 Reads commands from standard input, a line of JSON each, and answers with a line of JSON:
 
-    {"run": [...], "output": "PATH", "environment": {}} starts train.py with those arguments, and
+    {"run": [...], "output": "PATH", "environment": {}} starts training with those arguments, and
                                         answers its process id; what it prints goes to that file
     {"wait": PID}                       answers the status with which that process ended, or minus
                                         the number of the signal that ended it
@@ -19,7 +19,7 @@ COUNTS = {"train": 160, "test": 40}
 
 
 def few(digits):
-    """In place of `training_data.digits`: some of them, at half of the size."""
+    """In place of `cnnvjp.training.data.digits`: some of them, at half of the size."""
 
     def few_digits(seed):
         return {
@@ -33,14 +33,14 @@ def few(digits):
 
 
 def run(arguments, output, environment):
-    """In a child: train.py with its output in a file."""
+    """In a child: a training run with its output in a file."""
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.environ |= environment
     status = 0
     try:
-        train.main(arguments)
+        train_main(arguments)
     except SystemExit as stop:
         status = stop.code or 0
     except BaseException:
@@ -73,10 +73,9 @@ def serve():
 
 
 if __name__ == "__main__":
-    import train
-    import training_data
+    from cnnvjp.training import data
+    from cnnvjp.training.commands import train_main
 
-    training_data.digits = few(training_data.digits)
-    for module in ("matplotlib.pyplot", "orbax.checkpoint.checkpoint_manager"):
-        importlib.import_module(module)
+    data.digits = few(data.digits)
+    importlib.import_module("orbax.checkpoint.checkpoint_manager")
     serve()

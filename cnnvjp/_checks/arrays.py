@@ -12,9 +12,7 @@ import numpy as np
 from cnnvjp._types import FLOATS, is_integer, unify_varying
 
 
-def operands(
-    *, integers: bool = False, optional: tuple[str, ...] = (), **arrays: object
-) -> tuple[jax.Array, ...]:
+def operands(*, integers: bool = False, **arrays: object) -> tuple[jax.Array, ...]:
     """The array arguments of one call, checked and made alike.
 
     They must be real and share a dtype. A Python number takes the dtype of the first array,
@@ -25,7 +23,6 @@ def operands(
 
     Args:
         integers: whether integer arrays are welcome.
-        optional: the names of arguments that may be None, which stays None.
         **arrays: the arguments by their public names.
 
     Returns:
@@ -49,10 +46,7 @@ def operands(
                 f"{name}: got {found}, but {first} is {dtype}; the arrays of one call share a "
                 f"dtype: cast one of them, as in {other}.astype({widest}.dtype)"
             )
-    checked = [
-        None if value is None and name in optional else _as_array(name, value, dtype)
-        for name, value in arrays.items()
-    ]
+    checked = [_as_array(name, value, dtype) for name, value in arrays.items()]
     return unify_varying(*checked)
 
 

@@ -1,18 +1,16 @@
 """The pictures of a run."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import matplotlib
+import chex
+import jax.numpy as jnp
 import numpy as np
-from training_data import DataSet
-from training_files import write_bytes
-from training_tasks import Task
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import (
     LogLocator,
     MaxNLocator,
@@ -20,6 +18,10 @@ from matplotlib.ticker import (
     PercentFormatter,
     StrMethodFormatter,
 )
+
+from cnnvjp.training.data import DataSet
+from cnnvjp.training.files import write_bytes
+from cnnvjp.training.tasks import Task
 
 STYLE: Any = {
     "axes.spines.top": False,
@@ -37,6 +39,7 @@ LINES = {
     "validation": ("validation", "#d95f02"),
     "test": ("test", "#0b62a4"),
 }
+Layers = Mapping[str, Mapping[str, chex.Array]]
 SHOWN_MISTAKES = (4, 8)
 LARGEST_KERNELS = 64  # kernels that are drawn, at most
 
@@ -46,18 +49,18 @@ def draw_results(
     task: Task,
     data: DataSet,
     history: list[dict[str, float]],
-    params: Any,
+    params: Layers,
     outputs: np.ndarray,
 ) -> None:
-    """Draws all pictures of a run that is over.
+    """Draws all pictures of a finished run.
 
     Args:
-        folder: where to.
+        folder: the run's; its name heads the pictures.
         task: what was trained.
         data: the images.
         history: the metrics of each epoch.
         params: the final parameters.
-        outputs: what the network makes of the test images.
+        outputs: the network's outputs for the test images.
     """
     name = folder.name
     draw_curves(folder / "curves.png", name, task, history)
@@ -69,20 +72,28 @@ def draw_results(
         return
     guesses = np.argmax(outputs, -1)
     draw_confusion(folder / "confusion.png", name, test.labels, guesses, data.classes)
-    sureness = np.max(np.asarray(task.prediction(jax.numpy.asarray(outputs))), -1)
+    sureness = np.max(np.asarray(task.prediction(jnp.asarray(outputs))), -1)
     draw_mistakes(
         folder / "mistakes.png", name, test.images, test.labels, guesses, sureness, data.classes
     )
 
 
 def draw_curves(path: Path, name: str, task: Task, history: list[dict[str, float]]) -> None:
-    """Draws the loss, and the accuracy where there is one, over the epochs."""
+    """Draws the loss, and the accuracy of a classifier, over the epochs.
+
+    Args:
+        path: the PNG file.
+        name: of the run, for the title.
+        task: what was trained.
+        history: the metrics of each epoch, at least one.
+    """
     panels = {"loss": task.loss_name}
     if task.classifies:
         panels["accuracy"] = "accuracy"
     epochs = [line["epoch"] for line in history]
-    with plt.rc_context(STYLE):
-        figure, rows = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.2), squeeze=False)
+    with rc_context(STYLE):
+        figure = Figure((4.5 * len(panels), 3.2))
+        rows = figure.subplots(1, len(panels), squeeze=False)
         for axes, (metric, title) in zip(rows[0], panels.items(), strict=True):
             largest = 0.0
             for part, (label, colour) in LINES.items():
@@ -106,16 +117,23 @@ def draw_curves(path: Path, name: str, task: Task, history: list[dict[str, float
 
 
 def draw_gradients(path: Path, name: str, history: list[dict[str, float]]) -> None:
-    """Draws the length of each layer's gradient over the epochs, from blue to yellow."""
+    """Draws the norm of each layer's gradient over the epochs, from blue to yellow.
+
+    Args:
+        path: the PNG file.
+        name: of the run, for the title.
+        history: the metrics of each epoch, at least one.
+    """
     prefix = "grad_norm/"
     layers = sorted(
         (key.removeprefix(prefix) for key in history[0] if key.startswith(prefix)),
         key=lambda layer: int("".join(filter(str.isdigit, layer)) or 0),
     )
     epochs = [line["epoch"] for line in history]
-    with plt.rc_context(STYLE):
-        colours = plt.get_cmap("viridis")(np.linspace(0, 0.92, len(layers)))
-        figure, axes = plt.subplots(figsize=(6.5, 3.6))
+    with rc_context(STYLE):
+        colours = colormaps["viridis"](np.linspace(0, 0.92, len(layers)))
+        figure = Figure((6.5, 3.6))
+        axes = figure.subplots()
         for layer, colour in zip(layers, colours, strict=True):
             values = [line[f"{prefix}{layer}"] for line in history]
             axes.plot(epochs, values, color=colour, marker=".", label=layer)
@@ -128,26 +146,31 @@ def draw_gradients(path: Path, name: str, history: list[dict[str, float]]) -> No
         save_figure(path, figure)
 
 
-def draw_kernels(path: Path, name: str, params: Any) -> None:
-    """Draws the kernels of the first layer: in colour for colour images."""
+def draw_kernels(path: Path, name: str, params: Layers) -> None:
+    """Draws the kernels of the first layer: in colour for colour images.
+
+    Args:
+        path: the PNG file.
+        name: of the run, for the title.
+        params: the parameters, of which ["conv1"]["w"] is drawn, (kh, kw, C, maps).
+    """
     kernels = np.asarray(params["conv1"]["w"])[..., :LARGEST_KERNELS]  # (kh, kw, C, maps)
     colour = kernels.shape[2] == 3
     reach = float(np.abs(kernels).max())
     columns = min(8, kernels.shape[-1])
     rows = -(-kernels.shape[-1] // columns)
-    with plt.rc_context({**STYLE, "axes.grid": False}):
-        figure, grid = plt.subplots(
-            rows, columns, figsize=(0.8 * columns + 1.2, 0.8 * rows + 0.5), squeeze=False
-        )
+    with rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure((0.8 * columns + 1.2, 0.8 * rows + 0.5))
+        grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
         for axes, kernel in zip(grid.flat, np.moveaxis(kernels, -1, 0), strict=False):
             if colour:
                 axes.imshow(0.5 + kernel / (2 * reach))
             else:
-                shown = axes.imshow(kernel.mean(-1), cmap="RdBu_r", vmin=-reach, vmax=reach)
+                axes.imshow(kernel.mean(-1), cmap="RdBu_r", vmin=-reach, vmax=reach)
         if not colour:
-            figure.colorbar(shown, ax=grid, shrink=0.8)
+            figure.colorbar(grid.flat[0].images[0], ax=grid, shrink=0.8)
         figure.suptitle(f"{name}: kernels of the first layer", fontsize=11, x=0.02, ha="left")
         save_figure(path, figure)
 
@@ -155,12 +178,21 @@ def draw_kernels(path: Path, name: str, params: Any) -> None:
 def draw_confusion(
     path: Path, name: str, labels: np.ndarray, guesses: np.ndarray, classes: tuple[str, ...]
 ) -> None:
-    """Draws how often each class was taken for each other one."""
+    """Draws how often each class was taken for each other one.
+
+    Args:
+        path: the PNG file.
+        name: of the run, for the title.
+        labels: int32, (N,).
+        guesses: the predicted labels, (N,).
+        classes: the names of the labels 0, 1, ….
+    """
     counts = np.zeros((len(classes), len(classes)), int)
     np.add.at(counts, (labels, guesses), 1)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    with plt.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = plt.subplots(figsize=(6.4, 5.4))
+    with rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure((6.4, 5.4))
+        axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for (row, column), count in np.ndenumerate(counts):
             if count:
@@ -168,7 +200,8 @@ def draw_confusion(
                 axes.text(column, row, str(count), color=ink, ha="center", va="center", fontsize=8)
         axes.set_xticks(range(len(classes)), classes)
         if max(map(len, classes)) > 2:
-            plt.setp(axes.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
+            for label in axes.get_xticklabels():
+                label.set(rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(classes)), classes)
         axes.set_xlabel("taken for")
         axes.set_ylabel("is")
@@ -186,13 +219,24 @@ def draw_mistakes(
     sureness: np.ndarray,
     classes: tuple[str, ...],
 ) -> None:
-    """Draws the test images that were mistaken for others, the surest mistakes first."""
+    """Draws the misclassified test images, the most probable mistakes first.
+
+    Args:
+        path: the PNG file.
+        name: of the run, for the title.
+        images: uint8, (N, height, width, C).
+        labels: int32, (N,).
+        guesses: the predicted labels, (N,).
+        sureness: the probabilities of the predicted labels, (N,).
+        classes: the names of the labels 0, 1, ….
+    """
     wrong = np.flatnonzero(guesses != labels)
     shown = wrong[np.argsort(-sureness[wrong], kind="stable")]
-    with plt.rc_context({**STYLE, "axes.grid": False}):
+    with rc_context({**STYLE, "axes.grid": False}):
         rows, columns = SHOWN_MISTAKES
         rows = min(rows, max(1, -(-len(shown) // columns)))
-        figure, grid = plt.subplots(rows, columns, figsize=(9, 1.45 * rows + 0.4), squeeze=False)
+        figure = Figure((9, 1.45 * rows + 0.4))
+        grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
         for axes, index in zip(grid.flat, shown, strict=False):
@@ -211,10 +255,18 @@ def draw_mistakes(
 def draw_reconstructions(
     path: Path, images: np.ndarray, labels: np.ndarray, outputs: np.ndarray
 ) -> None:
-    """Draws a test image of each class above its reconstruction."""
+    """Draws a test image of each class above its reconstruction.
+
+    Args:
+        path: the PNG file.
+        images: uint8, (N, height, width, C).
+        labels: int32, (N,).
+        outputs: the reconstructions, whose white is 1, (N, height, width, C).
+    """
     first = [int(np.argmax(labels == label)) for label in np.unique(labels)]
-    with plt.rc_context({**STYLE, "axes.grid": False}):
-        figure, rows = plt.subplots(2, len(first), figsize=(9, 2.1), squeeze=False)
+    with rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure((9, 2.1))
+        rows = figure.subplots(2, len(first), squeeze=False)
         for row, title, pictures in zip(
             rows, ("input", "output"), (images[first] / 255, outputs[first]), strict=True
         ):
@@ -227,7 +279,7 @@ def draw_reconstructions(
         save_figure(path, figure)
 
 
-def draw_image(axes: Any, image: np.ndarray) -> None:
+def draw_image(axes: Axes, image: np.ndarray) -> None:
     """Draws one image, bytes or floats whose white is 1; one of grey levels as ink on paper."""
     if image.dtype == np.uint8:
         image = image / 255
@@ -237,7 +289,7 @@ def draw_image(axes: Any, image: np.ndarray) -> None:
         axes.imshow(image[..., 0], cmap="gray_r", vmin=0, vmax=1)
 
 
-def logarithmic(axes: Any) -> None:
+def logarithmic(axes: Axes) -> None:
     """Makes the vertical axis logarithmic, with plain numbers on it also within a decade."""
     low, high = axes.get_ylim()
     axes.set_yscale("log")
@@ -247,9 +299,8 @@ def logarithmic(axes: Any) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def save_figure(path: Path, figure: Any) -> None:
+def save_figure(path: Path, figure: Figure) -> None:
     """Writes a figure as a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
-    plt.close(figure)
     write_bytes(path, buffer.getvalue())

@@ -1,17 +1,13 @@
-"""The options of a training run: its command line, and what its folder remembers of it."""
+"""The options of a training run, and how its folder stores them."""
 
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-
-
-class UsageError(Exception):
-    """An option, or a file that one names, which cannot be used; the message says what would do."""
+from cnnvjp.training.errors import UsageError
+from cnnvjp.training.files import read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,21 +87,25 @@ CHANGEABLE = {
 PATHS = ("data_dir", "out", "resume")
 
 
-def parse(arguments: Sequence[str] | None, saved: Any) -> Config:
-    """The options of the command line; of a resumed run, with those of the run for defaults.
+def resolved(config: Config) -> Config:
+    """Completes options from the environment, and checks each of them.
 
     Args:
-        arguments: the command line; by default the process's.
-        saved: `saved(folder)` returns the contents of a run's config.json.
+        config: the options; to resume a run, those of `saved_config` with `resume` set.
 
     Returns:
-        Options that have been checked, each by itself.
+        The options that a run is made of.
+
+    Raises:
+        UsageError: if an option cannot be used, or differs from that of the run to resume.
+
+    Example:
+        >>> resolved(Config(epochs=0))
+        Traceback (most recent call last):
+        cnnvjp.training.errors.UsageError: --epochs: got 0; it must be at least 1
     """
-    config = tyro.cli(Config, args=arguments, prog="train.py")
     if config.resume is not None:
-        before = from_json(saved(config.resume))
-        config = tyro.cli(Config, args=arguments, prog="train.py", default=before)
-        assert config.resume is not None
+        before = saved_config(config.resume)
         for field in dataclasses.fields(Config):
             old, new = getattr(before, field.name), getattr(config, field.name)
             if new != old and field.name not in CHANGEABLE:
@@ -117,8 +117,30 @@ def parse(arguments: Sequence[str] | None, saved: Any) -> Config:
     return config
 
 
+def saved_config(folder: Path) -> Config:
+    """The options of a run, from its folder.
+
+    Args:
+        folder: the run's.
+
+    Returns:
+        The options, except where and on what it ran.
+
+    Raises:
+        UsageError: if the folder holds no run.
+    """
+    return from_json(read_config(folder))
+
+
 def from_json(saved: dict[str, Any]) -> Config:
-    """The options in a run's config.json."""
+    """Reads the options from the contents of a run's config.json.
+
+    Args:
+        saved: the contents; options that they lack get their defaults.
+
+    Returns:
+        The options, except where and on what the run ran.
+    """
     names = {field.name for field in dataclasses.fields(Config)} & saved.keys()
     options = {name: saved[name] for name in names}
     options |= {name: Path(options[name]) for name in PATHS if options.get(name) is not None}
@@ -129,7 +151,18 @@ def from_json(saved: dict[str, Any]) -> Config:
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """The options as config.json holds them."""
+    """The options as config.json holds them: paths as text.
+
+    Args:
+        config: the options.
+
+    Returns:
+        Values by name.
+
+    Example:
+        >>> to_json(Config(out=Path("runs/first")))["out"]
+        'runs/first'
+    """
     options = dataclasses.asdict(config)
     return options | {name: options[name] and str(options[name]) for name in PATHS}
 

@@ -1,5 +1,7 @@
 """Memory in huge pages, for programs whose temporaries are large.
 
+This file imports nothing of the package and can be run by its path, before JAX is imported.
+
 XLA:CPU allocates the temporaries of a program anew whenever it runs. glibc returns blocks of that
 size to the kernel as soon as they are free, so that every step of training has its memory mapped
 and cleared again, 4 KiB at a time: a tenth to a third of a residual network's step. In pages of
@@ -16,19 +18,23 @@ SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 TUNABLE = "glibc.malloc.hugetlb"
 
 
-def restart_with_huge_pages() -> None:
-    """Starts this script again, in this process, with glibc asking for huge pages.
+def restart_with_huge_pages(module: str | None = None) -> None:
+    """Starts this program again, in this process, with glibc asking for huge pages.
 
-    Returns where that was done already, or where it would change nothing or harm: GLIBC_TUNABLES
-    says what it wants of them; the kernel gives them to all programs or to none, or doesn't say;
-    a debugger is watching; or something else than a command line runs the script.
+    Does nothing after that, or if it would change nothing or do harm: GLIBC_TUNABLES already says
+    something of huge pages; the kernel gives them to all programs or to none, or doesn't say; a
+    debugger is attached; or the program was not started from a command line.
+
+    Args:
+        module: the name by which `python -m` starts the program, if it can be started so.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     try:
         asked = "[madvise]" in SETTING.read_text()
     except OSError:
         asked = False
-    if not asked or TUNABLE in tunables or sys.gettrace() or sys.argv[0] not in sys.orig_argv:
+    named = sys.argv[0] in sys.orig_argv or module in sys.orig_argv
+    if not asked or TUNABLE in tunables or sys.gettrace() or not named:
         return
     os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, f"{TUNABLE}=1")))
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

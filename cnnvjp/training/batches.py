@@ -5,15 +5,15 @@ goes on as if it hadn't been, and several processes take parts of the same batch
 """
 
 import functools
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from training_data import Part
-from training_files import only_errors_logged
 
 from cnnvjp.normalization import standardize
+from cnnvjp.training.files import only_errors_logged
+from cnnvjp.training.formats import Part
 
 # The seed serves several ends, each with numbers of its own.
 ORDER, AUGMENTATION = 2, 3
@@ -34,10 +34,16 @@ class ShuffledBatches:
         Args:
             part: the training set.
             size: images per batch.
-            epochs: how often the training set is gone through, each time in a new order.
+            epochs: number of passes over the training set, each in a new order.
             parts: the number of equal parts in which a batch is served.
             seed: fixes the order.
             mine: (i, n): of each part, the i-th of n equal shares is served.
+
+        Example:
+            >>> part = Part(np.zeros((10, 8, 8, 1), np.uint8), np.zeros(10, np.int32))
+            >>> source = ShuffledBatches(part, size=4, epochs=3, parts=1, seed=0, mine=(0, 1))
+            >>> len(source), source[0][0].shape
+            (6, (1, 4, 8, 8, 1))
         """
         self._part, self._size, self._parts, self._seed = part, size, parts, seed
         self._mine = mine
@@ -47,9 +53,9 @@ class ShuffledBatches:
     def __len__(self) -> int:
         return self._epochs * self.per_epoch
 
-    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Images (parts, N, height, width, C) and labels (parts, N)."""
-        epoch, batch = divmod(int(number), self.per_epoch)
+        epoch, batch = divmod(int(index), self.per_epoch)
         chosen = self._order(epoch)[batch * self._size : (batch + 1) * self._size]
         i, n = self._mine
         chosen = chosen.reshape(self._parts, n, -1)[:, i]
@@ -64,8 +70,30 @@ def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng((seed, ORDER, epoch)).permutation(count)
 
 
-def iterate(source: ShuffledBatches) -> Any:
-    """A grain iterator, read ahead by a thread; `get_state` and `set_state` save its place."""
+class BatchIterator(Protocol):
+    """An iterator over batches whose position can be saved, as grain's are."""
+
+    def __next__(self) -> tuple[np.ndarray, np.ndarray]:
+        """The next batch: images and labels."""
+        ...
+
+    def get_state(self) -> dict[str, Any]:
+        """The position, as values that go into JSON."""
+        ...
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues from a position that `get_state` returned."""
+
+
+def iterate(source: ShuffledBatches) -> BatchIterator:
+    """Iterates over batches, with a thread that reads ahead.
+
+    Args:
+        source: the batches.
+
+    Returns:
+        A grain iterator; `get_state` and `set_state` save and restore its position.
+    """
     # For JAX before 0.11 grain warns that it cannot profile its worker processes: none are here.
     with only_errors_logged():
         import grain
@@ -79,7 +107,16 @@ def iterate(source: ShuffledBatches) -> Any:
 
 
 def shifted(key: jax.Array, images: jax.Array, reach: int) -> jax.Array:
-    """Each image moved by up to `reach` pixels along both axes, with zeros behind it."""
+    """Moves each image by up to `reach` pixels along both axes, with zeros behind it.
+
+    Args:
+        key: for the random offsets.
+        images: of any dtype, (N, height, width, C).
+        reach: the largest offset, in pixels.
+
+    Returns:
+        Images of the same shape and dtype.
+    """
     if reach == 0:
         return images
     border = ((0, 0), (reach, reach), (reach, reach), (0, 0))
@@ -92,19 +129,51 @@ def shifted(key: jax.Array, images: jax.Array, reach: int) -> jax.Array:
 
 
 def flipped(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Each image, or its mirror image."""
+    """Mirrors each image, left to right, with probability one half.
+
+    Args:
+        key: for the random choice.
+        images: of any dtype, (N, height, width, C).
+
+    Returns:
+        Images of the same shape and dtype.
+    """
     mirrored = jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1))
     return jnp.where(mirrored, images[:, :, ::-1], images)
 
 
 def scaled(images: jax.Array, mean: list[float], deviation: list[float]) -> jax.Array:
-    """Bytes as the network takes them: white is 1, then standardized by channel."""
+    """Converts bytes to the network's input: white becomes 1, then each channel is standardized.
+
+    Args:
+        images: uint8, (N, height, width, C).
+        mean: of each channel, of images whose white is 1.
+        deviation: of each channel; what the difference is divided by.
+
+    Returns:
+        float32, (N, height, width, C).
+
+    Example:
+        >>> scaled(np.full((1, 1, 1, 1), 255, np.uint8), [0.5], [0.25]).item()
+        2.0
+    """
     x = images.astype(jnp.float32) / 255
     return standardize(x, jnp.asarray(mean, x.dtype), jnp.asarray(deviation, x.dtype))
 
 
 def augmented(seed: int, number: jax.Array, images: jax.Array, shift: int, flip: bool) -> jax.Array:
-    """The images of a step of that number, shifted and flipped."""
+    """Shifts and flips the images of one step.
+
+    Args:
+        seed: the run's.
+        number: the step's; the same seed and number give the same result.
+        images: of any dtype, (N, height, width, C).
+        shift: the largest offset, in pixels.
+        flip: whether to mirror half of them.
+
+    Returns:
+        Images of the same shape and dtype.
+    """
     key = jax.random.fold_in(jax.random.key(seed), AUGMENTATION)
     shift_key, flip_key = jax.random.split(jax.random.fold_in(key, number))
     images = shifted(shift_key, images, shift)

@@ -1,32 +1,34 @@
-"""What is trained towards what: a network with its loss and the figure that people ask for."""
+"""Tasks: a network with its loss, and with the measure that is reported of it."""
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from training_config import Config, UsageError
-from training_data import CLASSES
 
 from cnnvjp import models
 from cnnvjp.losses import half_squared_error, softmax_cross_entropy
 from cnnvjp.model import Model
 from cnnvjp.softmax_activations import softmax
+from cnnvjp.training.config import Config
+from cnnvjp.training.errors import UsageError
+from cnnvjp.training.formats import CLASSES
 
 
 class Task(NamedTuple):
-    """A model with what it is trained towards.
+    """A model with its objective.
 
     Attributes:
         model: the network.
-        training_loss: what is minimised, per image.
-        loss: what is reported of images that it wasn't trained on, per image.
+        training_loss: the loss to be minimised, per image.
+        loss: the loss that is reported of other images than the training images, per image.
         loss_name: for the plot.
-        target: what the output is compared with, from (x, labels), where x is what the network
-            is given.
-        prediction: what people want to see of an output: probabilities, or an image.
+        target: the array that the output is compared with, from (x, labels), where x is the
+            network's input.
+        prediction: from outputs to what is shown of them: probabilities, or images.
         classifies: whether outputs are logits of classes.
     """
 
@@ -34,29 +36,43 @@ class Task(NamedTuple):
     training_loss: Callable[[jax.Array, jax.Array], jax.Array]
     loss: Callable[[jax.Array, jax.Array], jax.Array]
     loss_name: str
-    target: Callable[[Any, Any], Any]
+    target: Callable[[jax.Array, jax.Array], jax.Array]
     prediction: Callable[[jax.Array], jax.Array]
     classifies: bool
 
     @property
     def measure(self) -> str:
-        """The name of the figure that people ask for."""
+        """The name of the figure that is reported beside the loss."""
         return "accuracy" if self.classifies else "mean_squared_error"
 
     def figures(self, metrics: dict[str, float], pixels: int) -> dict[str, float]:
-        """Loss and measure, from the metrics of `cnnvjp.train` and the size of an image."""
+        """Loss and measure, from the metrics of `cnnvjp.train` and the values in an image."""
         if self.classifies:
             return {"loss": metrics["loss"], "accuracy": metrics["accuracy"]}
         return {"loss": metrics["loss"], "mean_squared_error": 2 * metrics["loss"] / pixels}
 
     def score(self, figures: dict[str, float]) -> float:
-        """The measure, such that more is better."""
+        """The measure, with a sign such that larger is better."""
         value = figures[self.measure]
         return value if self.classifies else -value
 
 
 def make_task(config: Config) -> Task:
-    """The model that the options ask for, with its loss and its measure."""
+    """The model that the options ask for, with its loss and its measure.
+
+    Args:
+        config: the options.
+
+    Returns:
+        The task.
+
+    Raises:
+        UsageError: if there is no such ResNet.
+
+    Example:
+        >>> make_task(Config(model="autoencoder")).measure
+        'mean_squared_error'
+    """
     if config.model == "autoencoder":
         error = functools.partial(half_squared_error, axis=(-3, -2, -1))
         return Task(
@@ -102,9 +118,19 @@ def _smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, *, smoothing: 
 def measured(
     task: Task, outputs: np.ndarray, images: np.ndarray, labels: np.ndarray
 ) -> dict[str, float]:
-    """Loss and measure of the outputs for all of a part's images."""
-    # What is the target of a network that reconstructs is an image whose white is 1.
-    target = task.target(images.astype(np.float32) / 255, labels)
+    """Loss and measure of the outputs for all images of a part.
+
+    Args:
+        task: what was trained.
+        outputs: the network's outputs, (N, …).
+        images: uint8, (N, height, width, C).
+        labels: int32, (N,).
+
+    Returns:
+        Means over the images, by name.
+    """
+    # The target of a network that reconstructs is an image whose white is 1.
+    target = task.target(jnp.asarray(images.astype(np.float32) / 255), jnp.asarray(labels))
     losses = np.asarray(jax.jit(task.loss)(outputs, target), np.float64)
     metrics = {"loss": float(losses.mean())}
     if task.classifies:
