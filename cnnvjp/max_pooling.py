@@ -266,7 +266,7 @@ def _winner_pool_bwd(window, largest, ties, return_argmax, residuals, dy):
         dy, _ = dy  # an index has no cotangent
     if ties == "split":
         x, y = residuals
-        dx = _share(dy, x, y, window, largest)  # [B], "Max-Pooling": equal shares for equal winners
+        dx = _share(dy, x, y, window, largest)  # dy / k for each of k equal winners
     else:
         (winner,) = residuals
         dx = _route(dy, winner, window)  # [J], "Pooling Layer"; [B], "Max-Pooling"; [H] E8.8

@@ -22,7 +22,9 @@ def test_what_is_the_same_is_close(number):
     assert_close([1.0, number], [1.0, number], tolerance=0)
 
 
-@pytest.mark.parametrize("actual, expected", itertools.permutations([INF, -INF, NAN, 3.0, 0.0], 2))
+@pytest.mark.parametrize(
+    "actual, expected", [*itertools.permutations([INF, -INF, NAN, 3.0, 0.0], 2)]
+)
 def test_what_differs_is_not_close(actual, expected):
     with pytest.raises(AssertionError):
         assert_close([1.0, actual], [1.0, expected], tolerance=1e-3)

@@ -88,10 +88,6 @@ def test_options_are_keyword_only(name):
             assert parameter.name in POSITIONAL, f"{name}: {parameter.name} should be an option"
 
 
-def test_every_function_is_in_the_table():
-    assert {operation.name for operation in OPERATIONS} == set(FUNCTIONS)
-
-
 def primitives(jaxpr):
     """The primitives of a program, those of its compiled parts included."""
     for equation in jaxpr.eqns:
