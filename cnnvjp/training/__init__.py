@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cnnvjp.training import Config, evaluate, export_network, load_run, predict, train_network
 
-folder = train_network(Config(data="digits", model="lenet5", epochs=2, out=Path("runs/first")))
+folder = train_network(Config(data="digits", model="textbook", epochs=2, out=Path("runs/first")))
 run = load_run(folder, best=True)
 evaluation = evaluate(run)
 evaluation.figures["accuracy"]

@@ -352,6 +352,18 @@ def test_evaluation_prediction_and_export(run, capsys, monkeypatch, tmp_path):
         export_main(["run"])
 
 
+def test_the_examples_of_the_subpackage_run(run, tmp_path):
+    """One after the other, as they stand in its docstring."""
+    names = {}
+    with jax.numpy_dtype_promotion("standard"):
+        for block in re.findall(r"```python\n(.*?)```", training.__doc__, re.DOTALL):
+            exec(block, names)
+    assert set(names["evaluation"].figures) == {"loss", "accuracy"}
+    assert names["probabilities"].shape == (40, 10)
+    assert (tmp_path / "network.jax").exists()
+    assert len(read_metrics(tmp_path / "runs/first")) == 3
+
+
 def test_what_has_no_run_is_named(run, capsys, tmp_path):
     for main in (evaluate_main, export_main):
         with pytest.raises(SystemExit) as stop:
