@@ -19,10 +19,35 @@ README = TESTS.parent / "README.md"
 FOREIGN = {"conv_general_dilated", "explicit"}
 # What no equation of the sources says by itself: their words or another's equation are behind it
 WITHOUT_EQUATION = FOREIGN | set(
-    "adaptive_avg_pool adaptive_max_pool batch_norm batch_norm_inference dropout elu fold "
-    "gelu global_avg_pool global_max_pool group_norm hard_swish l2_penalty layer_norm "
-    "log_softmax lp_pool min_pool pixel_shuffle pixel_unshuffle prelu relu6 resize "
-    "sigmoid_cross_entropy softmax softmax_cross_entropy standardize unfold".split()
+    [
+        "adaptive_avg_pool",
+        "adaptive_max_pool",
+        "batch_norm",
+        "batch_norm_inference",
+        "dropout",
+        "elu",
+        "fold",
+        "gelu",
+        "global_avg_pool",
+        "global_max_pool",
+        "group_norm",
+        "hard_swish",
+        "l2_penalty",
+        "layer_norm",
+        "log_softmax",
+        "lp_pool",
+        "min_pool",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "prelu",
+        "relu6",
+        "resize",
+        "sigmoid_cross_entropy",
+        "softmax",
+        "softmax_cross_entropy",
+        "standardize",
+        "unfold",
+    ]
 )
 
 

@@ -87,8 +87,6 @@ def test_options_are_keyword_only(name):
             assert parameter.name in POSITIONAL, f"{name}: {parameter.name} should be an option"
 
 
-
-
 def primitives(jaxpr):
     """The primitives of a program, those of its compiled parts included."""
     for equation in jaxpr.eqns:
