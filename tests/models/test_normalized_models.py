@@ -121,21 +121,3 @@ def test_a_step_learns():
         state, metrics = step(state, (x, t), KEY)
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.7 * losses[0]
-
-
-@pytest.mark.parametrize(
-    "f, options, text",
-    [
-        (resnet, dict(depth=9), "depth: got 9; it must be 18, 34, or 6n"),
-        (resnet, dict(depth=2), "depth: got 2; it must be 18, 34, or 6n"),
-        (resnet, dict(depth=0), "depth: got 0"),
-        (resnet, dict(classes=0), "classes: got 0"),
-        (mobilenet, dict(width=0), "width: got 0"),
-        (mobilenet, dict(classes=1.5), "classes: got 1.5"),
-    ],
-)
-def test_wrong_calls(f, options, text):
-    with pytest.raises(ValueError, match=text):
-        f(**options)
-    with pytest.raises(TypeError, match="dtype: got 'int8'"):
-        f(dtype="int8")

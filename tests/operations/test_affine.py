@@ -188,39 +188,6 @@ def test_shard_map_with_replicated_weights(rng):
             assert_close(got, want)
 
 
-Z, W = jnp.zeros((2, 4, 4, 3)), jnp.zeros((3, 5))
-WRONG = [
-    (add_bias, (Z, jnp.zeros(4)), {}, ValueError, r"^b: got the shape \(4,\); .* tied, \(3,\)"),
-    (add_bias, (Z, jnp.zeros(())), {}, ValueError, r"^b: got the shape \(\)"),
-    (add_bias, (Z, jnp.zeros((1, 2, 4, 4, 3))), {}, ValueError, r"^b: got the shape"),
-    (add_bias, (Z, jnp.zeros(3, "float32")), {}, TypeError, r"^b: got float32, but z is float64"),
-    (add_bias, (Z.astype(int), jnp.zeros(3, int)), {}, TypeError, r"^z: got an array of int64"),
-    (scale, (Z, jnp.zeros(4)), {}, ValueError, r"^b: got the shape \(4,\); .* tied, \(\), \(3,\)"),
-    (scale, (Z, "2"), {}, TypeError, r"^b: got str; it must be a jax or numpy array"),
-    (scale, (2.0, 3.0), {}, TypeError, r"^z: got float; it must be a jax or numpy array"),
-    (dense, (Z, W[0]), {}, ValueError, r"^w: got the shape \(5,\); it must be \(n_in, n_out\)"),
-    (dense, (Z[..., :2], W), {}, ValueError, r"^x: got the shape .* it is \(\*batch, 3\)"),
-    (dense, (Z[0, 0, 0, 0], W), {}, ValueError, r"^x: got the shape \(\)"),
-    (dense, (Z, W, jnp.zeros(3)), {}, ValueError, r"^b: got the shape \(3,\); .* it is \(5,\)"),
-    (dense, (Z, W), dict(precision=3), ValueError, r"^precision: got 3"),
-    (dense, (Z, None), {}, TypeError, r"^w: got NoneType"),
-    (flatten, (Z,), dict(order="col"), ValueError, r"^order: got 'col'; it must be 'row' or 'column'"),
-    (flatten, (Z[0, 0],), {}, ValueError, r"^x: got the shape \(4, 3\)"),
-    (flatten, (Z,), dict(spatial_ndim=4), ValueError, r"^spatial_ndim: got 4"),
-    (flatten, (Z > 0,), {}, TypeError, r"^x: got an array of bool"),
-    (unflatten, (Z[0, 0, 0], (2, 2, 1)), {}, ValueError, r"^shape: got \(2, 2, 1\), which holds 4"),
-    (unflatten, (Z[0, 0, 0], 3), {}, ValueError, r"^shape: got 3; it must be \(\*spatial, C\)"),
-    (unflatten, (Z[0, 0, 0], (3, 0)), {}, ValueError, r"^shape: got \(3, 0\)"),
-    (unflatten, (Z[0, 0, 0], (1, 3)), dict(order=1), ValueError, r"^order: got 1"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("f, args, options, kind, text", WRONG, ids=[w[4][:40] for w in WRONG])
-def test_wrong_calls(f, args, options, kind, text):
-    with pytest.raises(kind, match=text):
-        f(*args, **options)
-
-
 @pytest.mark.parametrize(
     "first, second, remedy",
     [

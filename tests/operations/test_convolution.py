@@ -377,59 +377,6 @@ def test_batch_axes_that_cannot_be_merged(rng):
 
 
 X, W = jnp.zeros((2, 6, 6, 4)), jnp.zeros((3, 3, 4, 6))
-Y, DY = jnp.zeros((2, 4, 4, 6)), jnp.zeros((2, 4, 4, 6))
-WRONG = [
-    (conv, (X[0, 0], W), {}, ValueError, r"^x: got the shape \(6, 4\); with 2 spatial axes it must"),
-    (conv, (X, W[:, :, :3]), {}, ValueError, r"^x: got 4 channels; w of shape \(3, 3, 3, 6\)"),
-    (conv, (X, W), dict(groups=2), ValueError, r"^x: got 4 channels; .* groups=2 fits 4 · 2 = 8"),
-    (conv, (X, W), dict(groups=4), ValueError, r"^groups: got 4, .* the 6 output channels of w"),
-    (conv, (X, W), dict(groups=0), ValueError, r"^groups: got 0; it must be an int of at least 1"),
-    (conv, (X, W), dict(groups=1.0), ValueError, r"^groups: got 1.0; it must be an int"),
-    (conv, (X, W), dict(groups=True), ValueError, r"^groups: got True; it must be an int"),
-    (conv, (X, W), dict(stride=0), ValueError, r"^stride: got 0; it must be an int or a sequence"),
-    (conv, (X, W), dict(stride=(1, -2)), ValueError, r"^stride: got \(1, -2\)"),
-    (conv, (X, W), dict(stride=(1, 1, 1)), ValueError, r"^stride: got \(1, 1, 1\)"),
-    (conv, (X, W), dict(dilation=0), ValueError, r"^dilation: got 0"),
-    (conv, (X, W), dict(padding="SAMEISH"), ValueError, r"^padding: got 'SAMEISH'; the names are"),
-    (conv, (X, W), dict(padding=((1, 1),)), ValueError, r"^padding: got \(\(1, 1\),\); it must be"),
-    (conv, (X, W), dict(dilation=3), ValueError, r"^w: its size 3 with dilation 3 covers 7 positi"),
-    (conv, (X, W), dict(precision="best"), ValueError, r"^precision: got 'best'"),
-    (conv, (X, W), dict(preferred_element_type="int32"), TypeError, r"^preferred_element_type: got"),
-    (conv, (X, W[0, 0]), {}, ValueError, r"^w: .* operation is cnnvjp.dense"),
-    (conv, (X, W[None, None]), {}, ValueError, r"^w: got the shape .* with 1, 2 or 3 spatial axes"),
-    (conv, (X, W[:0]), {}, ValueError, r"^w: got the shape .*; no axis may be empty"),
-    (conv, (X, W[..., :0]), {}, ValueError, r"^w: got the shape .*; no axis may be empty"),
-    (conv, (X[:, :0], W), {}, ValueError, r"^x: got the spatial size \(0, 6\)"),
-    (conv, (X, W.astype("float32")), {}, TypeError, r"^w: got float32, but x is float64"),
-    (conv, (X.astype(bool), W.astype(bool)), {}, TypeError, r"^x: got an array of bool"),
-    (conv, (X.astype("complex64"), W), {}, TypeError, r"^x: got an array of complex64"),
-    (conv, ([[1.0]], W), {}, TypeError, r"^x: got list; it must be a jax or numpy array"),
-    (conv, (X, None), {}, TypeError, r"^w: got None"),
-    (conv, (X, W, jnp.zeros(5)), {}, ValueError, r"^b: got the shape \(5,\); it must be tied, \(6,\)"),
-    (conv, (X, W, jnp.zeros((2, 4, 4, 6))), {}, ValueError, r"^b: got the shape"),
-    (conv, (X, W, jnp.zeros(6, "float32")), {}, TypeError, r"^b: got float32, but x is float64; .* as in b.astype"),
-    (conv, (X, W, 1.0), {}, TypeError, r"^b: got float; it must be an array of float64"),
-    (conv_transpose, (X, W), {}, ValueError, r"^y: got 4 channels; .* has 6 output channels"),
-    (conv_transpose, (Y, W), dict(output_size=7), ValueError, r"^output_size: got \(7, 7\); .* 6 × 6"),
-    (conv_transpose, (Y, W), dict(output_size=(6, 0)), ValueError, r"^output_size: got \(6, 0\)"),
-    (conv_transpose, (Y[0, 0], W), {}, ValueError, r"^y: got the shape \(4, 6\)"),
-    (conv_transpose, (Y[:, :0], W), {}, ValueError, r"^y: got the spatial size \(0, 4\)"),
-    (conv_transpose, (Y, W), dict(groups=5), ValueError, r"^groups: got 5"),
-    (conv_transpose, (Y, W), dict(padding=9), ValueError, r"^padding: got 9; with it no input"),
-    (conv_kernel_grad, (X, DY, 2), {}, ValueError, r"^dy: got the shape \(2, 4, 4, 6\); .*\(2, 5, 5, C_out\)"),
-    (conv_kernel_grad, (X, DY[:1], 3), {}, ValueError, r"^dy: got the shape \(1, 4, 4, 6\)"),
-    (conv_kernel_grad, (X, DY, 7), {}, ValueError, r"^kernel_size: its size 7"),
-    (conv_kernel_grad, (X, DY, (3,)), {}, ValueError, r"^dy: got the shape"),
-    (conv_kernel_grad, (X, DY, 0), {}, ValueError, r"^kernel_size: got 0"),
-    (conv_kernel_grad, (X, DY, 3), dict(groups=4), ValueError, r"^groups: got 4, .* 6 channels of dy"),
-    (conv_kernel_grad, (X, DY, (3, 3)), dict(stride=(1,)), ValueError, r"^kernel_size: the options d"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("f, args, options, kind, text", WRONG, ids=[w[4][:40] for w in WRONG])
-def test_wrong_calls(f, args, options, kind, text):
-    with pytest.raises(kind, match=text):
-        f(*args, **options)
 
 
 def test_a_kernel_without_spatial_axes_is_a_matrix():
@@ -482,23 +429,6 @@ def test_half_precisions_meet_in_float32():
     y = conv(x, w, preferred_element_type="float16")
     assert y.dtype == jnp.float16
     assert y.item() == 257
-
-
-@pytest.mark.parametrize(
-    "options, kind, text",
-    [
-        (dict(flip_kernel="no"), TypeError, "flip_kernel: got 'no'; it must be True or False"),
-        (
-            dict(preferred_element_type="uint16"),
-            TypeError,
-            "preferred_element_type: got 'uint16' for arrays of int8; it must be a signed integer",
-        ),
-    ],
-)
-def test_wrong_options(options, kind, text):
-    x, w = jnp.ones((1, 3, 3, 1), "int8"), jnp.ones((2, 2, 1, 1), "int8")
-    with pytest.raises(kind, match=text):
-        conv(x, w, **options)
 
 
 def test_an_option_under_jit_is_named_as_static():

@@ -180,37 +180,3 @@ def test_sharded_over_the_batch(rng, mode):
     each = jax.shard_map(gradient, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
     assert_close(jax.jit(each)(x), expected)
     assert_close(jax.vmap(gradient)(x), expected)
-
-
-X = jnp.zeros((2, 6, 5, 4))
-WRONG = [
-    (X, 1, dict(mode="symmetric"), ValueError, r"^mode: got 'symmetric'; it must be one of constant, "),
-    (X, "SAME", {}, ValueError, r"^padding: got 'SAME'; it must be an int, a sequence of 2 ints, or"),
-    (X, 1.5, {}, ValueError, r"^padding: got 1.5; it must be an int"),
-    (X, True, {}, ValueError, r"^padding: got True; it must be an int"),
-    (X, ((1, 1, 1), (1, 1, 1)), {}, ValueError, r"^padding: got \(\(1, 1, 1\), \(1, 1, 1\)\); it must"),
-    (X, ((1, 1), 1), {}, ValueError, r"^padding: got \(\(1, 1\), 1\); it must be"),
-    (X, (1, 1), dict(spatial_ndim=1), ValueError, r"^padding: the options disagree on the number of"),
-    (X, (-3, 0), {}, ValueError, r"^padding: got \(-3, -3\) for spatial axis 0, which has 6 positions"),
-    (X, ((0, 0), (-7, 2)), {}, ValueError, r"^padding: got \(-7, 2\) for spatial axis 1, .*must remain"),
-    (X, 5, dict(mode="reflect"), ValueError, r"^padding: got \(5, 5\) for spatial axis 1, .*at most 4"),
-    (X, ((0, 7), (0, 0)), dict(mode="circular"), ValueError, r"^padding: got \(0, 7\) .*at most 6"),
-    (X, 1, dict(mode="edge", value=1), ValueError, r"^value: got 1 with mode='edge'; only 'constant'"),
-    (X, 1, dict(value=jnp.zeros(())), TypeError, r"^value: got ArrayImpl; it must be a number"),
-    (X, 1, dict(value=None), TypeError, r"^value: got NoneType; it must be a number"),
-    (X, 1, dict(value=True), TypeError, r"^value: got bool; it must be a number"),
-    (X, 1, dict(value=1j), TypeError, r"^value: got complex; it must be a number"),
-    (X.astype("int8"), 1, dict(value=0.5), TypeError, r"^value: got the float 0.5 beside arrays of int8"),
-    (X.astype("int8"), 1, dict(value=200), ValueError, r"^value: got 200, which int8 cannot hold"),
-    (X.astype("float16"), 1, dict(value=1e6), ValueError, r"^value: got 1000000.0, which float16 canno"),
-    (X[0, 0], 1, {}, ValueError, r"^x: got the shape \(5, 4\); with 2 spatial axes it must be"),
-    (X[:, :0], 1, {}, ValueError, r"^x: got the spatial size \(0, 5\); every axis needs a position"),
-    (X.astype(bool), 1, {}, TypeError, r"^x: got an array of bool; it must be .*or an integer"),
-    ([[0.0]], 1, {}, TypeError, r"^x: got list; it must be a jax or numpy array"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("x, padding, options, kind, text", WRONG, ids=[w[4][:40] for w in WRONG])
-def test_wrong_calls(x, padding, options, kind, text):
-    with pytest.raises(kind, match=text):
-        pad(x, padding, **options)

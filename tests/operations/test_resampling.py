@@ -250,37 +250,3 @@ def test_sharded_over_the_batch(rng, name):
     each = jax.shard_map(gradient, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
     assert_close(jax.jit(each)(x), expected)
     assert_close(jax.vmap(gradient)(x), expected)
-
-
-X = jnp.zeros((2, 6, 5, 4))
-WRONG = [
-    (downsample, (X, 0), {}, ValueError, r"^factor: got 0; it must be an int or a sequence of 2 ints"),
-    (downsample, (X, 2.0), {}, ValueError, r"^factor: got 2.0"),
-    (downsample, (X, (2, 2)), dict(offset=(0, 0, 0)), ValueError, r"^factor: the options disagree"),
-    (downsample, (X, 2), dict(offset=-1), ValueError, r"^offset: got -1; .* each at least 0"),
-    (downsample, (X, 2), dict(offset=5), ValueError, r"^offset: got 5; it must be less than .*\(6, 5\)"),
-    (downsample, (X, 2), dict(spatial_ndim=0), ValueError, r"^spatial_ndim: got 0 spatial axes"),
-    (downsample, (X[:, :0], 2), {}, ValueError, r"^x: got the spatial size \(0, 5\)"),
-    (downsample, (X.astype(bool), 2), {}, TypeError, r"^x: got an array of bool"),
-    (upsample, (X, (2, 0)), {}, ValueError, r"^factor: got \(2, 0\)"),
-    (upsample, (X, 2), dict(offset=-1), ValueError, r"^offset: got -1"),
-    (upsample, (X, 2), dict(output_size=0), ValueError, r"^output_size: got 0"),
-    (upsample, (X, 2), dict(output_size=(11, 11)), ValueError, r"^output_size: got \(11, 11\); downsampling by \(2, 2\) leads to the size \(6, 5\) from inputs of 11…12 × 9…10"),
-    (upsample, (X, 1), dict(output_size=(6, 6)), ValueError, r"^output_size: .* inputs of 6 × 5$"),
-    (upsample, (X[0, 0], 2), {}, ValueError, r"^x: got the shape \(5, 4\); with 2 spatial axes"),
-    (upsample, (3.0, 2), {}, TypeError, r"^x: got float; it must be a jax or numpy array"),
-    (repeat, (X, -1), {}, ValueError, r"^factor: got -1"),
-    (repeat, (X, (1, 1, 1, 1)), {}, ValueError, r"^factor: got 4 spatial axes"),
-    (repeat, (X.astype("complex64"), 2), {}, TypeError, r"^x: got an array of complex64"),
-    (pixel_shuffle, (X, 3), {}, ValueError, r"^factor: got 3 for 4 channels, .* a multiple of 9"),
-    (pixel_shuffle, (X, True), {}, ValueError, r"^factor: got True"),
-    (pixel_shuffle, (X[:, :0], 2), {}, ValueError, r"^x: got the spatial size \(0, 5\)"),
-    (pixel_unshuffle, (X, 2), {}, ValueError, r"^factor: got 2, which must divide the spatial size \(6, 5\)"),
-    (pixel_unshuffle, (X, None), {}, ValueError, r"^factor: got None; it must be an int"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("f, args, options, kind, text", WRONG, ids=[w[4][:40] for w in WRONG])
-def test_wrong_calls(f, args, options, kind, text):
-    with pytest.raises(kind, match=text):
-        f(*args, **options)

@@ -254,29 +254,3 @@ def test_size_of_the_program_does_not_grow():
         str(jax.make_jaxpr(lambda x: resize(x, (2,), **SMOOTH))(jnp.zeros((n, 1))))
     )
     assert count(400) < 1.1 * count(200)
-
-
-X = jnp.zeros((2, 6, 6, 4))
-WRONG = [
-    (X, 3, dict(method="lanczos"), ValueError, r"^method: got 'lanczos'; it must be one of nearest, "),
-    (X, 3, dict(method=None), ValueError, r"^method: got None; it must be one of"),
-    (X, 3, dict(method="nearest", align_corners=True), ValueError, r"^align_corners: got True with"),
-    (X, 3, dict(method="nearest-exact", antialias=True), ValueError, r"^antialias: got True with"),
-    (X, 3, ALIGNED | SMOOTH, ValueError, r"^antialias: got True with align_corners=True"),
-    (X, 0, {}, ValueError, r"^size: got 0; it must be an int or a sequence of 2 ints, each at least 1"),
-    (X, (3, -1), {}, ValueError, r"^size: got \(3, -1\)"),
-    (X, 3.0, {}, ValueError, r"^size: got 3.0"),
-    (X, (3, 3), dict(spatial_ndim=3), ValueError, r"^size: the options disagree .*size for 2"),
-    (X, (1, 1, 1, 1), {}, ValueError, r"^size: got 4 spatial axes; 1, 2 and 3 are supported"),
-    (X[0, 0], 3, {}, ValueError, r"^x: got the shape \(6, 4\); with 2 spatial axes it must be"),
-    (X[:, :0], 3, {}, ValueError, r"^x: got the spatial size \(0, 6\); every axis needs a position"),
-    (X.astype("int32"), 3, {}, TypeError, r"^x: got an array of int32; it must be float16, .*64$"),
-    (X.astype(bool), 3, dict(method="nearest"), TypeError, r"^x: got an array of bool; .*or an integ"),
-    (None, 3, {}, TypeError, r"^x: got NoneType; it must be a jax or numpy array"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("x, size, options, kind, text", WRONG, ids=[w[4][:40] for w in WRONG])
-def test_wrong_calls(x, size, options, kind, text):
-    with pytest.raises(kind, match=text):
-        resize(x, size, **options)

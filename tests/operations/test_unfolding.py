@@ -194,34 +194,3 @@ def test_sharded_over_the_batch(rng):
     each = jax.shard_map(gradient, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
     assert_close(jax.jit(each)(x), expected)
     assert_close(jax.vmap(gradient)(x), expected)
-
-
-X, PATCHES = jnp.zeros((2, 6, 5, 4)), jnp.zeros((2, 3, 2, 2, 3, 4))
-WRONG = [
-    (unfold, (X, 0), {}, ValueError, r"^window: got 0; it must be an int or a sequence of 2 ints"),
-    (unfold, (X, 6), {}, ValueError, r"^window: its size 6 with dilation 1 covers 6 positions of spat"),
-    (unfold, (X, 3), dict(dilation=3), ValueError, r"^window: its size 3 with dilation 3 covers 7"),
-    (unfold, (X, (2, 2)), dict(stride=(1, 1, 1)), ValueError, r"^window: the options disagree"),
-    (unfold, (X, 2), dict(stride=0), ValueError, r"^stride: got 0"),
-    (unfold, (X, 2), dict(dilation=1.5), ValueError, r"^dilation: got 1.5"),
-    (unfold, (X, 2), dict(padding="EVEN"), ValueError, r"^padding: got 'EVEN'; the names are VALID, SA"),
-    (unfold, (X, 2), dict(padding=((1, 1, 1), (1, 1, 1))), ValueError, r"^padding: got \(\(1, 1, 1\)"),
-    (unfold, (X[0, 0], 2), {}, ValueError, r"^x: got the shape \(5, 4\); with 2 spatial axes"),
-    (unfold, (X[:, :0], 2), {}, ValueError, r"^x: got the spatial size \(0, 5\)"),
-    (unfold, (X.astype(bool), 2), {}, TypeError, r"^x: got an array of bool"),
-    (fold, (PATCHES, (4, 5)), {}, ValueError, r"^output_size: got \(4, 5\); unfolding leads to the size \(3, 2\) from inputs of 4 × 4"),
-    (fold, (PATCHES, 9), dict(stride=(2, 3)), ValueError, r"^output_size: got \(9, 9\); .* inputs of 6…7 × 6…8"),
-    (fold, (PATCHES, (4, 0)), {}, ValueError, r"^output_size: got \(4, 0\)"),
-    (fold, (PATCHES, None), {}, ValueError, r"^output_size: got None; it must be an int"),
-    (fold, (PATCHES, 4), dict(padding=4), ValueError, r"^padding: got 4; with it no input"),
-    (fold, (PATCHES, (4, 4)), dict(spatial_ndim=1), ValueError, r"^output_size: the options disagree"),
-    (fold, (PATCHES[0, 0], (4, 4)), {}, ValueError, r"^patches: got the shape \(2, 2, 3, 4\); with 2 spatial axes it must be \(\*batch, \*out_spatial, \*window, channels\)"),
-    (fold, (PATCHES[:, :, :0], (4, 4)), {}, ValueError, r"^patches: got the shape \(2, 3, 0, 2, 3, 4\)"),
-    (fold, (PATCHES.astype("complex64"), 4), {}, TypeError, r"^patches: got an array of complex64"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("f, args, options, kind, text", WRONG, ids=[w[4][:40] for w in WRONG])
-def test_wrong_calls(f, args, options, kind, text):
-    with pytest.raises(kind, match=text):
-        f(*args, **options)
