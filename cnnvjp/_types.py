@@ -14,7 +14,8 @@ from cnnvjp._jax_versions import cast_varying, varying_axes
 Pair = tuple[int, int]
 PerAxis = int | Sequence[int]  # one entry for all spatial axes, or one for each
 NamedPadding = Literal["VALID", "SAME", "SAME_LOWER", "FULL"]
-Padding = NamedPadding | int | Sequence[int] | Sequence[Pair]
+NumericPadding = int | Sequence[int] | Sequence[Pair]
+Padding = NamedPadding | NumericPadding
 Ties = Literal["first", "split"]
 PadMode = Literal["constant", "reflect", "edge", "circular"]
 ResizeMethod = Literal["nearest", "nearest-exact", "linear", "cubic"]

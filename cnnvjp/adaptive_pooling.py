@@ -73,7 +73,7 @@ def _global_max_pool(x, size):
 
 def _global_max_pool_fwd(x, size):
     y, winner = _first_largest(_one_spatial_axis(x, size), x.ndim - 1 - len(size))
-    return y, winner  # its row-major index in the map
+    return y, winner  # int32, of y's shape: its row-major index in the map
 
 
 def _global_max_pool_bwd(size, winner, dy):
@@ -145,7 +145,7 @@ def _global_avg_pool(x, size):
 def _mean_of_map(x: Array, size: tuple[int, ...]) -> Array:
     spatial = tuple(range(x.ndim - 1 - len(size), x.ndim - 1))
     total = jnp.sum(x, spatial, dtype=accumulator(x.dtype))
-    return (total / _count(size)).astype(x.dtype)
+    return (total / _positions(size)).astype(x.dtype)
 
 
 def _global_avg_pool_fwd(x, size):
@@ -153,20 +153,20 @@ def _global_avg_pool_fwd(x, size):
 
 
 def _global_avg_pool_bwd(size, _, dy):
-    portion = (dy.astype(accumulator(dy.dtype)) / _count(size)).astype(dy.dtype)
-    dx = _repeated(portion, size)  # "assigned to the whole pooling block" ([J])
+    portion = (dy.astype(accumulator(dy.dtype)) / _positions(size)).astype(dy.dtype)
+    dx = _over_map(portion, size)  # [J], "Pooling Layer": "assigned to the whole pooling block"
     return (dx,)
 
 
 _global_avg_pool.defvjp(_global_avg_pool_fwd, _global_avg_pool_bwd)
 
 
-def _count(size: tuple[int, ...]) -> float:
+def _positions(size: tuple[int, ...]) -> float:
     """The number of positions, as a float: an int may be more than int32 holds."""
     return float(math.prod(size))
 
 
-def _repeated(y: Array, size: tuple[int, ...]) -> Array:
+def _over_map(y: Array, size: tuple[int, ...]) -> Array:
     """(*batch, C) -> (*batch, *spatial, C)."""
     *batch, channels = y.shape
     y = jnp.expand_dims(y, tuple(range(len(batch), len(batch) + len(size))))
@@ -224,7 +224,7 @@ def _bin_means(x: Array, size: tuple[int, ...], bins: tuple[int, ...]) -> Array:
     y = x.astype(accumulator(x.dtype))
     for axis, n, m in _spatial_axes(x, size, bins):
         start, stop = _bins(n, m)
-        y = _interval_sums(y, axis, start, stop) / _along(stop - start, axis, y)
+        y = _interval_sums(y, axis, start, stop) / _on_axis(stop - start, axis, y)
     return y.astype(x.dtype)
 
 
@@ -236,7 +236,8 @@ def _adaptive_avg_pool_bwd(size, bins, _, dy):
     dx = dy.astype(accumulator(dy.dtype))
     for axis, n, m in _spatial_axes(dy, size, bins):
         start, stop = _bins(n, m)
-        portion = dx / _along(stop - start, axis, dx)
+        # [B], "Backward Pass: Mean-Pooling": ∂ŷ_i/∂y_j = 1 / (size of bin i) where it holds j
+        portion = dx / _on_axis(stop - start, axis, dx)
         dx = _interval_sums(portion, axis, *_bins_that_hold(n, m))
     return (dx.astype(dy.dtype),)
 
@@ -304,7 +305,7 @@ def _bin_maxima(
         start, stop = _bins(n, m)
         entries, _ = _intervals(x, axis, start, stop)  # the last entry, repeated, never wins
         x, winner = _first_largest(entries, axis + 1)
-        winners.append((winner + _along(start, axis, winner)).astype(np.min_scalar_type(n - 1)))
+        winners.append((winner + _on_axis(start, axis, winner)).astype(np.min_scalar_type(n - 1)))
     return x, tuple(reversed(winners))
 
 
@@ -318,7 +319,7 @@ def _adaptive_max_pool_bwd(size, bins, winners, dy):
         holding = _bins_that_hold(n, m)
         errors, inside = _intervals(dx, axis, *holding)
         won_by, _ = _intervals(winner, axis, *holding)
-        won = inside & (won_by == _along(np.arange(n), axis, won_by))
+        won = inside & (won_by == _on_axis(np.arange(n), axis, won_by))
         dx = jnp.sum(jnp.where(won, errors, 0), axis + 1)  # [J], "Pooling Layer"
     return (dx.astype(dy.dtype),)
 
@@ -362,7 +363,7 @@ def _interval_sums(x: Array, axis: int, start: np.ndarray, stop: np.ndarray) -> 
     return jnp.sum(jnp.where(inside, entries, 0), axis + 1)
 
 
-def _along(entries: np.ndarray, axis: int, like: Array) -> np.ndarray:
+def _on_axis(entries: np.ndarray, axis: int, like: Array) -> np.ndarray:
     """One number per position of an axis, shaped to go with `like`."""
     shape = [1] * like.ndim
     shape[axis] = len(entries)

@@ -128,7 +128,7 @@ def _share_of_variance_fwd(x, mean, positions):
 
 
 def _share_of_variance_bwd(positions, residuals, dvar):
-    x, mean = residuals
+    x, mean = residuals  # mean in at least float32
     deviation = widened(x) - broadcast_to(mean, x)
     dx = broadcast_to(dvar, x) * 2 * deviation / positions  # ∂var/∂x = 2 (x − mean) / P
     return dx.astype(x.dtype), None  # deviations from the mean sum to 0, over all devices

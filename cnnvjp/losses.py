@@ -64,22 +64,23 @@ def half_squared_error(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _half_squared_error(y, t, axes):
-    return _half_sum_of_squares(y, t, axes)
+    return _half_sum_of_squared_errors(y, t, axes)
 
 
-def _half_sum_of_squares(y: Array, t: Array, axes: tuple[int, ...]) -> Array:
+def _half_sum_of_squared_errors(y: Array, t: Array, axes: tuple[int, ...]) -> Array:
     """[J] 9."""
     return (jnp.sum((widened(t) - widened(y)) ** 2, axes) / 2).astype(y.dtype)
 
 
 def _half_squared_error_fwd(y, t, axes):
-    return _half_sum_of_squares(y, t, axes), (y, t)  # rather than a third array, t − y
+    return _half_sum_of_squared_errors(y, t, axes), (y, t)  # rather than a third array, t − y
 
 
 def _half_squared_error_bwd(axes, residuals, dE):
     y, t = residuals
-    dy = (widened(y) - widened(t)) * jnp.expand_dims(widened(dE), axes)  # [J] 9, differentiated
-    return dy.astype(y.dtype), (-dy).astype(t.dtype)
+    dy = (widened(y) - widened(t)) * jnp.expand_dims(widened(dE), axes)  # [J] 9: ∂E/∂y = y − t
+    dt = -dy  # [J] 9: ∂E/∂t = t − y
+    return dy.astype(y.dtype), dt.astype(t.dtype)
 
 
 _half_squared_error.defvjp(_half_squared_error_fwd, _half_squared_error_bwd)
@@ -181,16 +182,18 @@ def _expected_surprise(logits: Array, labels: Array, largest: Array, log_sum: Ar
 
 
 def _softmax_cross_entropy_fwd(logits, labels):
-    normalizer = _normalizer(logits)  # saved in place of p: two numbers per example
-    return _expected_surprise(logits, labels, *normalizer), (logits, labels, *normalizer)
+    largest, log_sum = _normalizer(logits)  # saved in place of p: two numbers per example
+    E = _expected_surprise(logits, labels, largest, log_sum)
+    return E, (logits, labels, largest, log_sum)
 
 
 def _softmax_cross_entropy_bwd(residuals, dE):
-    logits, labels, *normalizer = residuals
-    log_p = _log_p(logits, *normalizer)
+    logits, labels, largest, log_sum = residuals  # the last two (..., 1), in at least float32
+    log_p = _log_p(logits, largest, log_sum)
     t, dE = widened(labels), widened(dE)[..., None]
-    dlogits = (jnp.exp(log_p) * jnp.sum(t, -1, keepdims=True) - t) * dE  # p Σ t − t
-    dlabels = -_without_masked(log_p, labels) * dE  # −log p
+    # ∂E/∂x_i = −Σ_j t_j ∂(log p_j)/∂x_i = −Σ_j t_j · ((i = j) − p_i)
+    dlogits = (jnp.exp(log_p) * jnp.sum(t, -1, keepdims=True) - t) * dE
+    dlabels = -_without_masked(log_p, labels) * dE  # ∂E/∂t = −log p
     return dlogits.astype(logits.dtype), dlabels.astype(labels.dtype)
 
 
@@ -218,16 +221,16 @@ def _is_label(labels: Array, logits: Array) -> Array:
 
 
 def _index_cross_entropy_fwd(logits, labels):
-    normalizer = _normalizer(logits)  # saved in place of p
-    return _surprise(logits, labels, *normalizer), (logits, labels, *normalizer)
+    largest, log_sum = _normalizer(logits)  # saved in place of p
+    return _surprise(logits, labels, largest, log_sum), (logits, labels, largest, log_sum)
 
 
 def _index_cross_entropy_bwd(residuals, dE):
-    logits, labels, *normalizer = residuals
-    p = jnp.exp(_log_p(logits, *normalizer))
+    logits, labels, largest, log_sum = residuals  # the last two (..., 1), in at least float32
+    p = jnp.exp(_log_p(logits, largest, log_sum))
     t = _is_label(labels, logits).astype(p.dtype)
     dlogits = (p - t) * widened(dE)[..., None]  # −∂(log p at the label)/∂logits = p − t
-    return dlogits.astype(logits.dtype), None
+    return dlogits.astype(logits.dtype), None  # an index has no gradient
 
 
 _index_cross_entropy.defvjp(_index_cross_entropy_fwd, _index_cross_entropy_bwd)

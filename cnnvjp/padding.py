@@ -1,7 +1,7 @@
 """Padding: images extended beyond their edges, or cropped."""
 
 import functools
-from typing import Any, get_args
+from typing import get_args
 
 import chex
 import jax
@@ -11,15 +11,15 @@ from jax import Array
 from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.options import choice_option
-from cnnvjp._types import Padding, PadMode, Pair
+from cnnvjp._types import NumericPadding, PadMode, Pair
 from cnnvjp._windows.axes import pad_spatial
-from cnnvjp._windows.matrices import SparseMatrix, along_axes, transposes
+from cnnvjp._windows.matrices import SparseMatrix, along_axes, copying, transposes
 from cnnvjp._windows.spatial import numeric_padding, occupied_size, spatial_rank
 
 
 def pad(
     x: chex.Array,
-    padding: Padding,
+    padding: NumericPadding,
     *,
     mode: PadMode = "constant",
     value: float = 0,
@@ -87,8 +87,10 @@ def _pad_constant_fwd(x, value, pairs):
 
 
 def _pad_constant_bwd(pairs, _, dy):
+    # [H] 8.16–8.17 reversed: pixels that were added are dropped. Those that were cropped never
+    # reached y, and get 0.
     dx = pad_spatial(dy, [(-before, -after) for before, after in pairs])
-    return dx, None  # value is a number that nobody differentiates
+    return dx, None  # value is a number, with no gradient
 
 
 _pad_constant.defvjp(_pad_constant_fwd, _pad_constant_bwd)
@@ -104,8 +106,8 @@ def _pad_copies_fwd(x, size, pairs, mode):
 
 
 def _pad_copies_bwd(size, pairs, mode, _, dy):
-    dx = along_axes(dy, transposes(_copying_matrices(size, pairs, mode)))  # dx = Aᵀ dy: copies sum
-    return (dx,)
+    # dx = Aᵀ dy: a pixel collects from all its copies, as a shared bias does in [H] 8.36.
+    return (along_axes(dy, transposes(_copying_matrices(size, pairs, mode))),)
 
 
 _pad_copies.defvjp(_pad_copies_fwd, _pad_copies_bwd)
@@ -114,28 +116,25 @@ _pad_copies.defvjp(_pad_copies_fwd, _pad_copies_bwd)
 def _copying_matrices(
     size: tuple[int, ...], pairs: tuple[Pair, ...], mode: PadMode
 ) -> list[SparseMatrix | None]:
-    """The copies along each axis as a matrix."""
+    """A for each axis; None is the identity."""
     return [
-        None if pair == (0, 0) else _copies(n, *pair, mode)
+        None if pair == (0, 0) else _copying_matrix(n, *pair, mode)
         for n, pair in zip(size, pairs, strict=True)
     ]
 
 
 @functools.lru_cache(maxsize=256)
-def _copies(n: int, before: int, after: int, mode: PadMode) -> SparseMatrix:
+def _copying_matrix(n: int, before: int, after: int, mode: PadMode) -> SparseMatrix:
     """Row i has a 1 for the pixel whose copy stands at position i − before."""
-    rows = np.arange(n + before + after)
-    position = rows - before
+    position = np.arange(n + before + after) - before
     if mode == "reflect":
-        columns = n - 1 - np.abs(n - 1 - np.abs(position))
-    elif mode == "edge":
-        columns = np.clip(position, 0, n - 1)
-    else:
-        columns = position % n
-    return SparseMatrix(rows, columns, np.ones(rows.size), (rows.size, n))
+        return copying(n - 1 - np.abs(n - 1 - np.abs(position)), n)
+    if mode == "edge":
+        return copying(np.clip(position, 0, n - 1), n)
+    return copying(position % n, n)
 
 
-def _with_value(x: chex.Array, value: Any) -> tuple[Array, Array]:
+def _with_value(x: chex.Array, value: object) -> tuple[Array, Array]:
     """`x` and `value` as arrays of x's dtype."""
     number = value.item() if isinstance(value, np.number) else value  # NumPy's as Python's
     if isinstance(number, bool) or not isinstance(number, int | float):

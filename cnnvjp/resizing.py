@@ -13,7 +13,7 @@ from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.options import choice_option, flag_option
 from cnnvjp._types import PerAxis, ResizeMethod
-from cnnvjp._windows.matrices import SparseMatrix, along_axes, transposes
+from cnnvjp._windows.matrices import SparseMatrix, along_axes, copying, transposes
 from cnnvjp._windows.spatial import occupied_size, per_axis, spatial_rank
 
 _COPYING_METHODS = ("nearest", "nearest-exact")
@@ -106,7 +106,8 @@ def _resize_fwd(x, old, new, interpolation):
 
 
 def _resize_bwd(old, new, interpolation, _, dy):
-    return (along_axes(dy, transposes(_resizing_matrices(old, new, interpolation))),)  # dx = Aᵀ dy
+    # y = A x, A a matrix like that of [H] 8.12: dx = Aᵀ dy
+    return (along_axes(dy, transposes(_resizing_matrices(old, new, interpolation))),)
 
 
 _resize.defvjp(_resize_fwd, _resize_bwd)
@@ -139,10 +140,11 @@ def _check_method(method: ResizeMethod, align_corners: bool, antialias: bool) ->
 # The matrix A of one axis: which pixels a resized pixel mixes, and with which weights. Pixel i of m
 # lies over the n pixels of the source at
 #
-#     (i + ½)·n/m − ½          pixels are cells, whose centres are half a pixel inside,
-#     i·(n − 1)/(m − 1)        with `align_corners`: the first and last centres coincide.
+#     (i + ½)·n/m − ½          where the images' edges coincide, half a pixel from the outermost
+#                              centres, or
+#     i·(n − 1)/(m − 1)        where those centres coincide, with `align_corners`.
 #
-# Both are fractions of ints and are kept as such: which pixels take part never depends on how a
+# Both are fractions of integers and are kept as such: which pixels take part never depends on how a
 # division was rounded.
 
 
@@ -153,19 +155,14 @@ def _interpolation_matrix(n: int, m: int, interpolation: _Interpolation) -> Spar
         return None
     i = np.arange(m)
     if interpolation.method == "nearest":
-        return _copies(i * n // m, n)
+        return copying(i * n // m, n)
     if interpolation.method == "nearest-exact":
-        return _copies((2 * i + 1) * n // (2 * m), n)
+        return copying((2 * i + 1) * n // (2 * m), n)
     if interpolation.align_corners:
         numerator, denominator = i * (n - 1), max(m - 1, 1)
     else:
         numerator, denominator = (2 * i + 1) * n - m, 2 * m
     return _mixtures(numerator, denominator, n, m, interpolation)
-
-
-def _copies(columns: np.ndarray, n: int) -> SparseMatrix:
-    """Every row copies one pixel."""
-    return SparseMatrix(np.arange(columns.size), columns, np.ones(columns.size), (columns.size, n))
 
 
 def _mixtures(

@@ -79,7 +79,8 @@ def _unfold_fwd(x, window):
 
 
 def _unfold_bwd(window, _, dy):
-    return (_put_together(dy, window),)  # dx[j] = Σ over i·s + d·m − before = j of dy[i, m]
+    # [GBC] 9.13 without the products: dx[j] = Σ over i·s + d·m − before = j of dy[i, m]
+    return (_put_together(dy, window),)
 
 
 _unfold.defvjp(_unfold_fwd, _unfold_bwd)
@@ -185,7 +186,8 @@ def _fold_fwd(patches, window):
 
 
 def _fold_bwd(window, _, dx):
-    return (_taken_apart(dx, window),)  # the cotangent of patches[i, m] is dx[i·s + d·m − before]
+    # What [GBC] 9.8 multiplies by the kernel: dpatches[i, m] = dx[i·s + d·m − before]
+    return (_taken_apart(dx, window),)
 
 
 _fold.defvjp(_fold_fwd, _fold_bwd)

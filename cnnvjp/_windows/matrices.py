@@ -61,6 +61,12 @@ class SparseMatrix:
         return filled_columns, filled_weights
 
 
+def copying(columns: np.ndarray, n: int) -> SparseMatrix:
+    """The matrix whose row i copies entry columns[i] of n: one 1 in each row."""
+    m = columns.size
+    return SparseMatrix(np.arange(m), columns, np.ones(m), (m, n))
+
+
 def along_axes(x: jax.Array, matrices: Sequence[SparseMatrix | None]) -> jax.Array:
     """Multiplies each spatial axis of (..., *spatial, C) by its matrix; None leaves it alone.
 
