@@ -81,6 +81,9 @@ def test_runs_from_top_to_bottom(path, monkeypatch):
     import nbclient
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    # Networks are trained in it: optimised code computes faster by more than it compiles slower.
+    flags = os.environ["XLA_FLAGS"].replace("--xla_backend_optimization_level=0", "")
+    monkeypatch.setenv("XLA_FLAGS", flags)
     stored, notebook = read(path), read(path)
     client = nbclient.NotebookClient(
         notebook,
