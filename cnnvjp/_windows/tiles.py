@@ -24,6 +24,8 @@ from cnnvjp._types import primal_type
 from cnnvjp._windows.axes import pad_spatial
 from cnnvjp._windows.geometry import Window
 
+# Terms of a pixel. Max pooling 3×3 s2 of 64 at 8×56×56, both ways: 1.3 ms by tiles, 1.7 by taps (as
+# measured for `taps`).
 _MOST_TERMS = 64
 _LARGEST_TILE = 2**16  # pixels, which are numbered in the compiled program
 
