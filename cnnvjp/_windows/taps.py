@@ -21,8 +21,8 @@ Tap = tuple[Any, ...]  # one int per axis, or one tracer in the loop over a long
 
 # Milliseconds beside the numbers: JAX 0.12, two cores, 2026-11-28, by `scripts/thresholds.py`.
 
-# Taps; a window of more is taken apart, an axis at a time. Max pooling of 64 at 8×56×56, stride 1, both
-# ways: 3×3 3.3, with 8 5.0; 5×5 9.4, with 25 6.7.
+# Taps; a window of more is taken apart, an axis at a time. Max pooling of 64 at 8×56×56, stride 1,
+# both ways: 3×3 3.3, with 8 5.0; 5×5 9.4, with 25 6.7.
 _TOGETHER = 16
 _UNROLLED = 64  # taps; with more, the compiled program must not grow with the window
 

@@ -23,8 +23,8 @@ from cnnvjp._lowering.platform import Formulation
 from cnnvjp._types import ArrayType, Precision
 from cnnvjp._windows.geometry import Window
 
-# What decides. Beside each number, a layer on either side of it: its milliseconds with the choice that
-# is made → with the other one. float32, JAX 0.12, two cores of an x86-64 server, 2026-11-28;
+# What decides. Beside each number, a layer on either side of it: its milliseconds with the choice
+# that is made → with the other one. float32, JAX 0.12, two cores of an x86-64 server, 2026-11-28;
 # `scripts/thresholds.py` measures them again.
 
 # Taps that are unrolled: compiling takes longer with each. Depthwise forward, 64 maps of 8×28×28:
@@ -32,11 +32,11 @@ from cnnvjp._windows.geometry import Window
 _MOST_TAPS = 128
 # Phases of a strided input gradient: each is compiled. Depthwise 3×3 s2, 64 at 16×56×56: 1.3 → 15.
 _MOST_PHASES = 16
-# A kernel's rows and columns, from which products with a banded matrix win. Input gradient, 6 → 16 at
-# 128×14×14: 5×5 2.3 → 6.3; 4×4 4.2 → 2.0.
+# A kernel's rows and columns, from which products with a banded matrix win. Input gradient, 6 → 16
+# at 128×14×14: 5×5 2.3 → 6.3; 4×4 4.2 → 2.0.
 _LARGE = 5
-# Columns of an image, for each of the kernel's, up to which they do. Input gradient of 5×5, 6 → 16 at
-# 32 images: 40×40 17 → 12; 64×64 30 → 71.
+# Columns of an image, for each of the kernel's, up to which they do. Input gradient of 5×5, 6 → 16
+# at 32 images: 40×40 17 → 12; 64×64 30 → 71.
 _COLUMNS = 8
 # Channels up to which they do, and from which a phase is worth a convolution of its own. Input
 # gradient of 5×5 at 64×14×14: 16 → 16 2.9 → 3.3; 16 → 32 5.7 → 5.1.
@@ -44,8 +44,8 @@ _ENOUGH = 16
 # Channels of a group whose sums are unrolled. Forward, 3×3, 8 groups at 8×28×28: 64 maps 1.5 → 3.0;
 # 128 maps 5.6 → 5.7.
 _FEW = 8
-# Bytes of one tap's terms, beyond which merged groups are taken. Forward, 3×3, 32 groups of 4 at 56×56:
-# 8 images 13 → 22; 32 images 98 → 63.
+# Bytes of one tap's terms, beyond which merged groups are taken. Forward, 3×3, 32 groups of 4 at
+# 56×56: 8 images 13 → 22; 32 images 98 → 63.
 _UNROLLED_BYTES = 64 << 20
 # Pixels from which a phase is worth it. Input gradient of 3×3 s2: 64 → 128 at 64×32×32 34 → 34;
 # 128 → 256 at 64×16×16 27 → 33.
@@ -53,7 +53,8 @@ _LARGE_MAP = 512
 # Bytes of dy, which a kernel's gradient reads many times over. 3×3, 128 maps of 28×28: 32 images
 # 54 → 67 undivided; 16 images 24 → 26 divided.
 _BATCH_BYTES = 8 << 20
-# The same, below _BROAD output channels. 3×3, 64 maps of 56×56: 32 images 60 → 87; 16 images 26 → 27.
+# The same, below _BROAD output channels. 3×3, 64 maps of 56×56: 32 images 60 → 87; 16 images 26 →
+# 27.
 _SLIM_BATCH_BYTES = 13 << 20
 _BROAD = 128
 _MOST_BATCHES = 16  # each is compiled
@@ -61,8 +62,8 @@ _MOST_BATCHES = 16  # each is compiled
 # 1.7 → 1.8; 5×5 3.2 → 3.9.
 _PRODUCTS = 64
 _COLOURS = 3  # input channels up to which they do. 3×3, 4 → 32: 2.5 → 2.3
-# Channels of a patch, up to which a matrix of patches wins. Kernel gradient, 3×3 at 64×28×28: 2 → 32
-# 1.2 → 2.5; 4 → 32 3.0 → 2.5.
+# Channels of a patch, up to which a matrix of patches wins. Kernel gradient, 3×3 at 64×28×28: 2 →
+# 32 1.2 → 2.5; 4 → 32 3.0 → 2.5.
 _NARROW = 18
 _WIDE = 32  # output channels from which it does. 1 → 32 0.8 → 1.9; 1 → 16 0.8 → 0.8
 

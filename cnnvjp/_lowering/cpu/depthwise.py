@@ -47,11 +47,11 @@ from cnnvjp._windows.axes import pad_spatial, rot180
 from cnnvjp._windows.geometry import Window
 from cnnvjp._windows.taps import Tap, each_tap, tap
 
-# How a kernel gradient's reductions are cut. Beside each number milliseconds with it and with others,
-# measured as those in `cpu`.
+# How a kernel gradient's reductions are cut. Beside each number milliseconds with it and with
+# others, measured as those in `cpu`.
 
-# Terms of one fused reduction: taps · rows · added rows. LLVM stops unrolling a little above, and the
-# loop is then slower. 3×3, 64 at 16×56×56: 2.5; with 36 3.9, with 144 5.3.
+# Terms of one fused reduction: taps · rows · added rows. LLVM stops unrolling a little above, and
+# the loop is then slower. 3×3, 64 at 16×56×56: 2.5; with 36 3.9, with 144 5.3.
 _TERMS = 100
 # Reductions of an image, about: each is compiled. 3×3, 64 at 4×112×112: 2.6 to 3.1; with 2 2.8.
 _REDUCTIONS = 8

@@ -19,8 +19,8 @@ from cnnvjp._windows.taps import each_tap, tap
 
 # Beside each number milliseconds with it and with others, measured as those in `cpu`.
 
-# Terms in one fusion: LLVM's loop is slower with more. Forward, 32 groups of 4 at 8×28×28: 1.5; with 6
-# 1.6, with 36 1.8.
+# Terms in one fusion: LLVM's loop is slower with more. Forward, 32 groups of 4 at 8×28×28: 1.5;
+# with 6 1.6, with 36 1.8.
 _TOGETHER = 18
 # Channels that a block has at the least. Kernel gradient of the same: 3.9; with 8 3.7, with 32 4.8.
 _CHANNELS = 16
