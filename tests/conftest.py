@@ -1,5 +1,6 @@
 """One strict configuration for every test: x64, no silent promotion, 8 simulated devices."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -26,6 +27,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax
 import numpy as np
 import pytest
+
+gc.set_threshold(100_000, 50, 100)  # traces are many small objects, few of them garbage
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
