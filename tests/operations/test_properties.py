@@ -1,6 +1,6 @@
 """Properties of random geometries: a dozen of each here, thousands with
 
-HYPOTHESIS_PROFILE=deep python -m pytest -q -n auto tests/test_properties.py
+HYPOTHESIS_PROFILE=deep python -m pytest -q -n auto tests/operations/test_properties.py
 """
 
 import dataclasses
