@@ -319,19 +319,20 @@ def test_conv_transpose_is_laxs_with_transpose_kernel(rng):
         assert_close(conv_transpose(y, w, stride=2, padding=padding), expected)
 
 
-def test_vmap_over_any_argument(rng):
-    x, w = normal(rng, 3, 2, 5, 5, 2), normal(rng, 3, 2, 2, 2, 3)
-    loss = lambda x, w: jnp.sum(jnp.sin(conv(x, w, stride=2)))
-    gradient = jax.grad(loss, (0, 1))
+@pytest.mark.parametrize("groups", [1, 2])
+def test_vmap_over_any_argument(rng, groups):
+    x, w = normal(rng, 3, 2, 5, 5, 2), normal(rng, 3, 2, 2, 2 // groups, 4)
+    loss = lambda x, w: jnp.sum(jnp.sin(conv(x, w, stride=2, groups=groups)))
+    gradient = jax.jit(jax.grad(loss, (0, 1)))
     for axes in ((0, 0), (0, None), (None, 0)):
         args = tuple(a if axis == 0 else a[0] for a, axis in zip((x, w), axes, strict=True))
-        got = jax.vmap(gradient, axes)(*args)
+        got = jax.jit(jax.vmap(gradient, axes))(*args)
         each = [
             gradient(*(a if axis is None else a[i] for a, axis in zip(args, axes, strict=True)))
             for i in range(3)
         ]
         for g, parts in zip(got, zip(*each, strict=True), strict=True):
-            assert_close(g, jnp.stack(parts))
+            assert_close(g, np.stack(parts))
 
 
 @pytest.mark.versions

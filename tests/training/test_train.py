@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from checker import assert_close, normal
+from checker import assert_close, assert_trees_close, normal
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -54,13 +54,6 @@ def copy(tree):
     return jax.tree.map(lambda a: np.array(a), tree)
 
 
-def assert_trees_close(actual, expected, tolerance=1e-12):
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert got.dtype == want.dtype
-        assert_close(got, want, tolerance=tolerance)
-
-
 # ------------------------------------------------------------------------------------------
 # One device
 # ------------------------------------------------------------------------------------------
@@ -89,8 +82,8 @@ def test_steps_equal_those_written_by_hand(batch):
         params = jax.tree.map(lambda p, g: p - 0.5 * g, params, gradients)
         state = {"mean": mean}
         assert train_state.step == number + 1 and train_state.step.dtype == jnp.int32
-        assert_trees_close(train_state.params, params)
-        assert_trees_close(train_state.state, state)
+        assert_trees_close(train_state.params, params, tolerance=1e-12)
+        assert_trees_close(train_state.state, state, tolerance=1e-12)
         assert set(metrics) == {"loss", "grad_norm", "accuracy"}
         assert_close(metrics["loss"], value)
         assert_close(metrics["grad_norm"], norm)
