@@ -69,7 +69,7 @@ def test_a_sample_goes_round_modules_and_functions(mutation):
 
 def test_what_tests_notice_is_killed_and_the_rest_listed(mutation, monkeypatch, tmp_path, capsys):
     """Geometry's own tests look at sizes, and not at what stands in a padding."""
-    noticed = {"_windows/geometry": "forward_input_size", "padding": "_copies"}
+    noticed = {"_windows/geometry": "forward_input_size", "padding": "_copying_matrix"}
     sample = [
         next(mutant for mutant in mutation.all_mutants(module) if mutant.function == function)
         for module, function in noticed.items()
