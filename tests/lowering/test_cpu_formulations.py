@@ -18,9 +18,19 @@ from checker import (
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cnnvjp import avg_pool, conv, conv_kernel_grad, conv_transpose, explicit, max_pool, sum_pool
+from cnnvjp import (
+    _lowering,
+    avg_pool,
+    conv,
+    conv_kernel_grad,
+    conv_transpose,
+    explicit,
+    max_pool,
+    sum_pool,
+)
 from cnnvjp._lowering import cpu
 from cnnvjp._lowering.cpu import dense, grouped
+from cnnvjp._types import ArrayType
 from cnnvjp._windows.geometry import make_window
 
 # x, w, groups, options: the formulations of the forward pass, input and kernel gradient
@@ -398,3 +408,33 @@ def stock_convolution(x, w, options):
         dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
         feature_group_count=options.get("groups", 1),
     )  # fmt: skip
+
+
+def test_the_door_names_the_arrays_to_the_choice_in_order(monkeypatch):
+    """A choice is made of shapes: of arrays in another order it would be another one."""
+    asked = {}
+    for name in ("correlation", "input_gradient", "kernel_gradient"):
+
+        def record(a, b, window, groups, precision, name=name):
+            asked[name] = a.shape, b.shape, window, groups, precision
+
+        monkeypatch.setattr(cpu, name, record)
+    for name in ("window_sum", "window_spread"):
+        monkeypatch.setattr(
+            cpu, name, lambda a, window, n=name: asked.update({n: (a.shape, window)})
+        )
+    window = make_window((9, 8), (3, 2), 2, 0, 1)
+    x, w, dy = jnp.ones((2, 9, 8, 4)), jnp.ones((3, 2, 2, 6)), jnp.ones((2, 4, 4, 6))
+    out = ArrayType(x.dtype)
+    _lowering.correlate(x, w, window, 2, "highest", out)
+    _lowering.input_gradient(dy, w, window, 2, "highest", out)
+    _lowering.kernel_gradient(x, dy, window, 2, "highest", out)
+    _lowering.sum_over_windows(x, window)
+    _lowering.spread_over_windows(dy, window)
+    assert asked == {
+        "correlation": (x.shape, w.shape, window, 2, "highest"),
+        "input_gradient": (dy.shape, w.shape, window, 2, "highest"),
+        "kernel_gradient": (x.shape, dy.shape, window, 2, "highest"),
+        "window_sum": (x.shape, window),
+        "window_spread": (dy.shape, window),
+    }
