@@ -106,7 +106,7 @@ def conv(
     Args:
         x: images, (*batch, *spatial, C_in), with any number of batch axes. Float or integer.
         w: kernel, (*kernel, C_in // groups, C_out), of x's dtype. Its rank gives D.
-        b: bias, tied (C_out,) or untied (*out_spatial, C_out).
+        b: bias, tied (C_out,) or untied (*out_spatial, C_out), of x's dtype or the output's.
         stride: the step between two outputs, an int or D ints.
         padding: "VALID", "SAME" (of an odd number, one more after), "SAME_LOWER" (before), "FULL"
             (d·(k−1) on both sides), an int, D ints, or D pairs (before, after); negative
@@ -199,7 +199,7 @@ def conv_transpose(
     Args:
         y: maps, (*batch, *out_spatial, C_out). Float or integer.
         w: kernel of the forward convolution, (*kernel, C_in // groups, C_out), of y's dtype.
-        b: bias, tied (C_in,) or untied (*spatial, C_in).
+        b: bias, tied (C_in,) or untied (*spatial, C_in), of y's dtype or the output's.
         stride: of the forward convolution, as are padding, dilation, groups and flip_kernel.
         padding: as in `conv`.
         dilation: as in `conv`.
