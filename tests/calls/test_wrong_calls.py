@@ -166,6 +166,7 @@ WRONG = [
     ("log_softmax", dict(x=C[0]), ValueError, r"^axis: got -1; for x of shape \(\)"),
     ("conv", dict(x=X[0, 0]), ValueError, r"^x: got the shape \(6, 4\); with 2 spatial axes it must be \(\*batch, height, width, channels\)$"),
     ("conv", dict(x=X[..., :3]), ValueError, r"^x: got 3 channels; w of shape \(3, 3, 4, 6\) with groups=1 fits 4 · 1 = 4$"),
+    ("conv", dict(x=ones((2, 6, 6, 5))), ValueError, r"^x: got 5 channels; w of shape \(3, 3, 4, 6\) with groups=1 fits 4 · 1 = 4$"),
     ("conv", dict(x=W, w=X), ValueError, r"^w: its size 6 with dilation 1 covers 6 positions of spatial axis 1, which has 4"),
     ("conv", dict(w=W[0, 0]), ValueError, r"^w: got the shape \(4, 6\); .* without spatial axes the operation is cnnvjp\.dense$"),
     ("conv", dict(w=W[0, 0, 0]), ValueError, r"^w: got the shape \(6,\); it must be \(\*kernel, C_in // groups, C_out\) with 1, 2 or 3"),
