@@ -46,6 +46,9 @@ SURVIVORS: dict[tuple[str, str], str] = {
     ("_windows/taps", "_TOGETHER = 15"): CHOICE,
     ("_windows/taps", "if window.taps < _UNROLLED:"): CHOICE,
     ("affine", 'if order >= "row":'): f'{NEVER}: an order is "row" or "column"',
+    ("max_unpooling", "scatter = jax.vmap(one_map, in_axes=-1, out_axes=1)"): (
+        f"{NEVER}: one map's plane has one axis, so that axis 1 is the last"
+    ),
     ("resizing", "@functools.lru_cache(maxsize= 255)"): MEMORY,
     ("resizing", "@functools.lru_cache(maxsize= 257)"): MEMORY,
 }
