@@ -49,6 +49,10 @@ SURVIVORS: dict[tuple[str, str], str] = {
     ("max_unpooling", "scatter = jax.vmap(one_map, in_axes=-1, out_axes=1)"): (
         f"{NEVER}: one map's plane has one axis, so that axis 1 is the last"
     ),
+    (
+        "rewriting/_drop_in",
+        "return jax.jit(computed, static_argnames=options, inline=False)",
+    ): "changes only whether the call is a function of its own in the program",
     ("resizing", "@functools.lru_cache(maxsize= 255)"): MEMORY,
     ("resizing", "@functools.lru_cache(maxsize= 257)"): MEMORY,
 }
