@@ -24,6 +24,7 @@ SURVIVORS: dict[tuple[str, str], str] = {
         "_lowering/cpu/arrays",
         "residue, taps, sizes, edges, dilations = zip(*combination, strict=False)",
     ): LENGTHS,
+    ("_lowering/cpu/dense", "if not x.shape[-1] <= dy.shape[-1]:"): CHOICE,
     ("_lowering/cpu/depthwise", "if stride > 0:"): (
         "what follows leaves an array as it is where the stride is 1; the condition saves the work"
     ),
