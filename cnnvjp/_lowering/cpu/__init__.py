@@ -1,13 +1,14 @@
 """The formulations that XLA:CPU runs fastest, chosen from static shapes.
 
-For each of the three operations, and for the sums of pooling, one function says which
-formulation is used, or None where XLA's own is as fast. A formulation is a pure function of the
+For each of the three operations, and for the sums of pooling, one function chooses the
+formulation; None is XLA's own, as `xla` has it. A formulation is a pure function of the
 same two arrays, for the same window; it knows neither autodiff nor the names of paddings, and is
 tested against the plain one. `scripts/benchmark.py` measures what is gained.
 
-What is not finite reaches what sees it, and never another image. Three formulations multiply it
-by the zeros that they fill in, as 0 · ∞ is NaN, and let it reach further: blocks of groups the
-other groups of a block, banded matrices the rest of the rows, and tiles the rest of a tile.
+NaN and infinity affect only outputs whose window contains them, and never another image, but for
+three formulations that multiply them by the zeros that they fill in, as 0 · ∞ is NaN: blocks of
+groups spread them to the other groups of a block, banded matrices to the rest of the rows, and
+space to depth to the rest of a cell.
 """
 
 import functools
