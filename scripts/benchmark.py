@@ -46,6 +46,7 @@ from benchmark_suite import (
 from jax import lax
 
 import cnnvjp
+from cnnvjp._output import command, put, to_output
 
 ROUNDS_AT_LEAST = 5
 OURS, AUTODIFF, TORCH = "ours", "autodiff", "torch"
@@ -570,7 +571,7 @@ def main(config: Config) -> None:
     try:
         torch = Torch(config.torch_python)
     except RuntimeError:
-        print("PyTorch is not installed there: only ratios to autodiff are measured")
+        put("PyTorch is not installed there: only ratios to autodiff are measured")
     about = {
         "machine": platform.processor() or platform.machine(),
         "device": str(jax.devices()[0]),
@@ -602,6 +603,19 @@ def main(config: Config) -> None:
         )
     )
     plot(rows, config.out / "ratios.png")
+    with to_output():
+        report(config, about, rows, summary, batches, calls)
+
+
+def report(
+    config: Config,
+    about: dict[str, Any],
+    rows: list[dict[str, Any]],
+    summary: dict[str, dict[str, float]],
+    batches: dict[str, dict[int, float]],
+    calls: dict[str, tuple[float, float, float]],
+) -> None:
+    """Prints what was measured."""
     print(table(rows))
     print(f"\ngeometric means, {about}")
     for group, ratios in summary.items():
@@ -621,4 +635,7 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    with command("benchmark.py"):
+        with to_output():
+            config = tyro.cli(Config, description=__doc__)
+        main(config)

@@ -1,7 +1,10 @@
 """Checkpoints: those of the last epochs and of the best one, each whole or not there."""
 
+import concurrent.futures
+import contextlib
+import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +12,10 @@ import jax
 import orbax.checkpoint as ocp
 from chex import ArrayTree
 
-from cnnvjp.training.files import only_errors_logged
+from cnnvjp.training.files import only_errors_logged, reserve, storing
 
 REMOVED = ".removed"
+OVERHEAD = 2**18  # bytes of a checkpoint beside its arrays, roughly
 
 
 class _LastAndBest:
@@ -43,10 +47,13 @@ class Checkpoints:
             read_only: whether they are only to be read.
         """
         self._preserved = _LastAndBest(keep)
-        self._removed = folder / "checkpoints" / REMOVED
+        self._folder = folder / "checkpoints"
+        self._removed = self._folder / REMOVED
+        self._watch = concurrent.futures.ThreadPoolExecutor(1)
+        self._saved: concurrent.futures.Future[None] | None = None
         if not read_only:
             self._empty()
-        with only_errors_logged():  # that what is only read is read-only
+        with storing(self._folder), only_errors_logged():  # that what is only read is read-only
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=self._preserved,
                 create=not read_only,
@@ -56,7 +63,7 @@ class Checkpoints:
                 todelete_subdir=None if read_only else REMOVED,
             )
             self._manager = ocp.CheckpointManager(
-                (folder / "checkpoints").absolute(),
+                self._folder.absolute(),
                 options=options,
                 item_names=("model", "optimizer", "progress"),
             )
@@ -81,16 +88,35 @@ class Checkpoints:
             model: arrays.
             optimizer: arrays.
             progress: values that go into JSON.
+
+        Raises:
+            StorageError: if this or the one before cannot be written.
         """
         items = ocp.args.Composite(
             model=ocp.args.StandardSave(model),
             optimizer=ocp.args.StandardSave(optimizer),
             progress=ocp.args.JsonSave(progress),
         )
-        self._manager.wait_until_finished()  # the one before, by what was the best then
+        if self._saved is not None:
+            self._saved.result()  # the one before, by what was the best then
         self._preserved.best = best
         self._empty()
-        self._manager.save(update, args=items, force=True)
+        if jax.process_index() == 0:
+            # Orbax's threads report a full disk each by itself, in pages; so it is asked before.
+            arrays = sum(leaf.nbytes for leaf in jax.tree.leaves((model, optimizer)))
+            reserve(self._folder, arrays + OVERHEAD)
+        with self._writing():
+            self._manager.save(update, args=items, force=True)
+        self._saved = self._watch.submit(self._wait)
+
+    def check(self) -> None:
+        """Looks whether the last checkpoint could be saved, if it is known by now.
+
+        Raises:
+            StorageError: if it could not.
+        """
+        if self._saved is not None and self._saved.done():
+            self._saved.result()
 
     def restore(self, update: int, **like: ArrayTree) -> dict[str, Any]:
         """Restores items of a checkpoint.
@@ -110,9 +136,25 @@ class Checkpoints:
         return {name: restored[name] for name in (*like, "progress")}
 
     def close(self) -> None:
-        """Waits until the last checkpoint is saved."""
-        self._manager.close()
+        """Waits until the last checkpoint is saved.
+
+        Raises:
+            StorageError: if it could not be.
+        """
+        self._watch.shutdown()
+        with self._writing():
+            self._manager.close()
         self._empty()
+
+    def _wait(self) -> None:
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says of a disk that takes no more what it says itself, and not where orbax met it."""
+        with storing(self._folder), only_errors_logged(logging.CRITICAL):
+            yield
 
     def _empty(self) -> None:
         """Removes what was moved aside, by the process that does so."""

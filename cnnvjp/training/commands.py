@@ -2,21 +2,23 @@
 
 import dataclasses
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 
+from cnnvjp._output import OutputError, command, leave, leave_unprinted, put, to_output
 from cnnvjp.training.config import Config, saved_config
-from cnnvjp.training.errors import StoppedError, UsageError
+from cnnvjp.training.errors import StoppedError, StorageError, UsageError
 from cnnvjp.training.evaluation import evaluate, write_predictions
 from cnnvjp.training.export import PLATFORMS, export_network
 from cnnvjp.training.files import write_bytes
 from cnnvjp.training.loop import train_network
 from cnnvjp.training.reports import shown_figure
 from cnnvjp.training.runs import load_run
+
+Options = TypeVar("Options")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,23 +58,53 @@ def train_main(arguments: Sequence[str] | None = None, *, program: str = "train.
 
     Raises:
         SystemExit: with status 2 for options that cannot be used, 1 for a loss that is no longer
-            finite, and 128 + N for signal N, each after a line on standard error.
+            finite or a file or output that cannot be written, and 128 + N for signal N, each after
+            a line on standard error. Only if nobody reads standard output any more, status 141, is
+            there none; the run's checkpoint is saved.
     """
-    try:
-        config = tyro.cli(Config, args=arguments, prog=program)
-        if config.resume is not None:
-            before = saved_config(config.resume)
-            config = tyro.cli(Config, args=arguments, prog=program, default=before)
-        train_network(config)
-    except UsageError as error:
-        _leave(program, 2, str(error))
-    except FloatingPointError as error:
-        _leave(program, 1, str(error))
-    except StoppedError as error:
-        message = f"{error}; go on with {program} --resume {error.folder}"
-        _leave(program, 128 + error.number, message)  # as shells say that a signal ended a process
-    except KeyboardInterrupt:
-        _leave(program, 128 + signal.SIGINT, "interrupted; what had not been saved is lost")
+    with command(program):
+        try:
+            config = parsed(Config, arguments, program)
+            if config.resume is not None:
+                before = saved_config(config.resume)
+                config = parsed(Config, arguments, program, before)
+            train_network(config)
+        except UsageError as error:
+            leave(program, 2, str(error))
+        except FloatingPointError as error:
+            leave(program, 1, str(error))
+        except StoppedError as error:
+            message = f"{error}; go on with {program} --resume {error.folder}"
+            end = leave_unprinted if isinstance(error.__cause__, OutputError) else leave
+            end(program, error.status, message)
+        except KeyboardInterrupt:
+            leave(program, 128 + signal.SIGINT, "interrupted; what had not been saved is lost")
+
+
+def parsed(
+    options: type[Options],
+    arguments: Sequence[str] | None,
+    program: str,
+    default: Options | None = None,
+) -> Options:
+    """Reads a command line.
+
+    Args:
+        options: the dataclass of the options.
+        arguments: the command line; None for the process's.
+        program: the program's name.
+        default: what holds where the command line says nothing.
+
+    Returns:
+        The options.
+
+    Raises:
+        SystemExit: if the command line asks for help or cannot be read.
+    """
+    with to_output():
+        if default is None:
+            return tyro.cli(options, args=arguments, prog=program)
+        return tyro.cli(options, args=arguments, prog=program, default=default)
 
 
 def evaluate_main(arguments: Sequence[str] | None = None, *, program: str = "evaluate.py") -> None:
@@ -83,32 +115,36 @@ def evaluate_main(arguments: Sequence[str] | None = None, *, program: str = "eva
         program: the program's name, in the usage text and in errors.
 
     Raises:
-        SystemExit: with status 2 for options that cannot be used, after a line on standard error.
+        SystemExit: with status 2 for options that cannot be used, and 1 for a file or output that
+            cannot be written, after a line on standard error; with 141 if nobody reads the output.
     """
-    options = tyro.cli(EvaluateOptions, args=arguments, prog=program)
-    try:
-        _evaluate(options)
-    except UsageError as error:
-        _leave(program, 2, str(error))
+    with command(program):
+        options = parsed(EvaluateOptions, arguments, program)
+        try:
+            _evaluate(options)
+        except UsageError as error:
+            leave(program, 2, str(error))
+        except StorageError as error:
+            leave(program, 1, str(error))
 
 
 def _evaluate(options: EvaluateOptions) -> None:
-    """Prints the figures, and writes the predictions if the options ask for them."""
+    """Writes the predictions if the options ask for them, and prints the figures."""
     run = load_run(options.folder, best=options.best)
     if options.predictions is not None and not run.task.classifies:
         raise UsageError("--predictions: the network doesn't classify")
     evaluation = evaluate(run, options.part, data_dir=options.data_dir)
     count = len(evaluation.part.images)
-    print(f"{run.config.model}, after {run.update} steps, on {count} {options.part} images")
+    lines = [f"{run.config.model}, after {run.update} steps, on {count} {options.part} images"]
     for name, value in evaluation.figures.items():
-        print(f"{name.replace('_', ' ')}: {shown_figure(name, value)}")
-    if not run.task.classifies:
-        return
-    for name, (right, total) in evaluation.right().items():
-        print(f"    {name:12} {right:5} of {total}")
+        lines.append(f"{name.replace('_', ' ')}: {shown_figure(name, value)}")
+    if run.task.classifies:
+        for name, (right, total) in evaluation.right().items():
+            lines.append(f"    {name:12} {right:5} of {total}")
     if options.predictions is not None:
         write_predictions(options.predictions, run, evaluation)
-        print(f"predictions in {options.predictions}")
+        lines.append(f"predictions in {options.predictions}")
+    put("\n".join(lines))
 
 
 def export_main(arguments: Sequence[str] | None = None, *, program: str = "export.py") -> None:
@@ -119,23 +155,21 @@ def export_main(arguments: Sequence[str] | None = None, *, program: str = "expor
         program: the program's name, in the usage text and in errors.
 
     Raises:
-        SystemExit: with status 2 for options that cannot be used, after a line on standard error.
+        SystemExit: with status 2 for options that cannot be used, and 1 for a file or output that
+            cannot be written, after a line on standard error; with 141 if nobody reads the output.
         RuntimeError: if the exported network's results differ from the network's.
     """
-    options = tyro.cli(ExportOptions, args=arguments, prog=program)
-    path = options.out or options.folder / "network.jax"
-    try:
-        content, difference = export_network(load_run(options.folder, best=options.best))
-        write_bytes(path, bytes(content))
-    except UsageError as error:
-        _leave(program, 2, str(error))
-    print(
-        f"{path}: {len(content):,} bytes, for {', '.join(PLATFORMS)}; its results differ from the "
-        f"network's by at most {difference:.1g}"
-    )
-
-
-def _leave(program: str, status: int, message: str) -> NoReturn:
-    """Ends with an exit status and a line on standard error."""
-    print(f"{program}: {message}", file=sys.stderr)
-    raise SystemExit(status) from None
+    with command(program):
+        options = parsed(ExportOptions, arguments, program)
+        path = options.out or options.folder / "network.jax"
+        try:
+            content, difference = export_network(load_run(options.folder, best=options.best))
+            write_bytes(path, bytes(content))
+        except UsageError as error:
+            leave(program, 2, str(error))
+        except StorageError as error:
+            leave(program, 1, str(error))
+        put(
+            f"{path}: {len(content):,} bytes, for {', '.join(PLATFORMS)}; its results differ from "
+            f"the network's by at most {difference:.1g}"
+        )

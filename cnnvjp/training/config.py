@@ -20,8 +20,8 @@ class Config:
     """Where those files are. By default the usual places, and then openml.org, are tried."""
     model: Literal["lenet5", "textbook", "resnet", "mobilenet", "autoencoder"] = "lenet5"
     """The network: four classifiers, and one that learns to reconstruct the images."""
-    depth: int = 8
-    """Of resnet: 18, 34, or 6n + 2."""
+    depth: int | None = None
+    """Of resnet: 18, 34, or 6n + 2; 8 by default."""
     epochs: int = 30
     """How often the training set is gone through."""
     batch_size: int = 64
@@ -85,6 +85,12 @@ CHANGEABLE = {
     "resume",
 }
 PATHS = ("data_dir", "out", "resume")
+DEPTH = 8  # of a resnet that is told none
+# The models that an option is for, where it is not for all.
+MODELS_WITH = {
+    "depth": ("resnet",),
+    "label_smoothing": ("lenet5", "textbook", "resnet", "mobilenet"),
+}
 
 
 def resolved(config: Config) -> Config:
@@ -114,6 +120,8 @@ def resolved(config: Config) -> Config:
         config = dataclasses.replace(config, out=config.resume)
     config = _with_environment(config)
     _check(config)
+    if config.model == "resnet" and config.depth is None:
+        config = dataclasses.replace(config, depth=DEPTH)
     return config
 
 
@@ -144,6 +152,8 @@ def from_json(saved: dict[str, Any]) -> Config:
     names = {field.name for field in dataclasses.fields(Config)} & saved.keys()
     options = {name: saved[name] for name in names}
     options |= {name: Path(options[name]) for name in PATHS if options.get(name) is not None}
+    if options.get("model") != "resnet":
+        options["depth"] = None  # earlier versions saved that of a resnet for every model
     # Where it ran is no property of the run.
     for name in ("coordinator", "processes", "process_id", "resume"):
         options[name] = None
@@ -183,7 +193,14 @@ def _with_environment(config: Config) -> Config:
 
 
 def _check(config: Config) -> None:
-    """Raises a UsageError for numbers that no training set could make sense of."""
+    """Raises a UsageError for options of other models, and for numbers that make no sense."""
+    for field in dataclasses.fields(Config):
+        value, models = getattr(config, field.name), MODELS_WITH.get(field.name)
+        if models and config.model not in models and value != field.default:
+            option = field.name.replace("_", "-")
+            raise UsageError(
+                f"--{option}: got {value} for {config.model}; it is for {', '.join(models)}"
+            )
     at_least = {
         "epochs": 1,
         "batch_size": 1,

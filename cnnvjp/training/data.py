@@ -3,6 +3,7 @@
 Images are uint8 arrays (N, height, width, C), labels int32 (N,).
 """
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable
@@ -16,7 +17,15 @@ from sklearn.model_selection import train_test_split
 
 from cnnvjp.resizing import resize
 from cnnvjp.training.errors import UsageError
-from cnnvjp.training.formats import Part, images_of_planes, read_cifar_folder, read_idx_folder
+from cnnvjp.training.formats import (
+    IDX_PREFIXES,
+    Check,
+    Part,
+    idx_content,
+    images_of_planes,
+    read_cifar_folder,
+    read_idx_folder,
+)
 
 TEST_SHARE = 0.2  # of the digits, which come undivided
 DIGITS_SIZE = (32, 32)  # one pixel of the 8×8 originals is 4
@@ -34,7 +43,7 @@ class DataSet(NamedTuple):
     classes: tuple[str, ...]
 
 
-Reader = Callable[[Path, tuple[int, int, int], dict[str, int]], dict[str, Part] | None]
+Reader = Callable[[Path, tuple[int, int, int], dict[str, int], Check], dict[str, Part] | None]
 
 
 class Source(NamedTuple):
@@ -48,7 +57,7 @@ class Source(NamedTuple):
         openml: its name at openml.org, version 1, where the training images come first.
         classes: the names of its labels.
         files: the names of its files, for error messages.
-        digests: SHA-256 of a part's pixels and labels, a byte each, where it is known.
+        digests: MD5 of each published file, not compressed, by its name.
     """
 
     read: Reader
@@ -76,8 +85,8 @@ def load_data(
         The data set.
 
     Raises:
-        UsageError: if there is no such data set, or one of its files is missing, truncated or
-            wrong.
+        UsageError: if there is no such data set, or one of its files is missing, truncated,
+            wrong, or another data set's.
 
     Example:
         >>> data = load_data("digits", validation=100)
@@ -85,6 +94,11 @@ def load_data(
         {'train': 1337, 'validation': 100, 'test': 360}
     """
     if name == "digits":
+        if folder is not None:
+            raise UsageError(
+                f"--data-dir: got {folder} for digits, which come with scikit-learn; it is for "
+                f"{', '.join(SOURCES)}"
+            )
         parts, classes = digits(seed), tuple("0123456789")
     else:
         if name not in SOURCES:
@@ -155,6 +169,7 @@ USUAL_PLACES = ("data", "~/data", "~/datasets", "~/.keras/datasets", "/usr/share
 
 
 def _from_files(name: str, source: Source, folder: Path | None) -> dict[str, Part]:
+    check = functools.partial(_check_digest, name)
     places = [folder] if folder else [Path(place).expanduser() for place in USUAL_PLACES]
     for place in places:
         # Only a folder that was named may hold the files themselves: those of MNIST and of
@@ -162,9 +177,9 @@ def _from_files(name: str, source: Source, folder: Path | None) -> dict[str, Par
         for candidate in (*([place] if folder else []), *(place / s for s in source.subfolders)):
             if (
                 candidate.is_dir()
-                and (parts := source.read(candidate, source.image, source.counts)) is not None
+                and (parts := source.read(candidate, source.image, source.counts, check))
+                is not None
             ):
-                _check_digests(parts, source, str(candidate))
                 return parts
     if folder:
         raise UsageError(f"--data-dir: got {folder}, where {name} is not: {source.files}")
@@ -191,20 +206,30 @@ def _from_openml(name: str, source: Source) -> dict[str, Part]:
         "train": Part(images[:train], labels[:train]),
         "test": Part(images[train:], labels[train:]),
     }
-    _check_digests(parts, source, "openml.org")
+    # Of CIFAR-10 scikit-learn has checked what openml.org sent; it is not made of such files.
+    if source.read is read_idx_folder:
+        for part, prefix in IDX_PREFIXES.items():
+            images, labels = parts[part]
+            where = Path("openml.org")
+            _check_digest(name, where / f"{prefix}-images-idx3-ubyte", idx_content(images[..., 0]))
+            _check_digest(name, where / f"{prefix}-labels-idx1-ubyte", idx_content(labels))
     return parts
 
 
-def _check_digests(parts: dict[str, Part], source: Source, where: str) -> None:
-    """Compares parts of the right size with the published ones, where those are known."""
-    for name, expected in source.digests.items():
-        digest = hashlib.sha256(parts[name].images.tobytes())
-        digest.update(parts[name].labels.astype(np.uint8).tobytes())
-        if digest.hexdigest() != expected:
-            raise UsageError(
-                f"{where}: the {name} images or labels have the right size but are not the "
-                f"published ones: their SHA-256 is {digest.hexdigest()}, not {expected}"
-            )
+def _check_digest(name: str, path: Path, content: bytes) -> None:
+    """Compares a file that can be read with the published one, if its digest is known."""
+    file = path.name.removesuffix(".gz").replace(".idx", "-idx")
+    expected = SOURCES[name].digests.get(file)
+    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if expected is None or digest == expected:
+        return
+    for other, source in SOURCES.items():
+        if digest in source.digests.values():
+            raise UsageError(f"{path}: is a file of {other}, not of {name}; use --data {other}")
+    raise UsageError(
+        f"{path}: is not the file that was published, though it has its size: its MD5, not "
+        f"compressed, is {digest}, and must be {expected}"
+    )
 
 
 # ------------------------------------------------------------------------------------------
@@ -226,7 +251,12 @@ SOURCES = {
         "mnist_784",
         tuple("0123456789"),
         IDX_FILES,
-        {},
+        {
+            "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+            "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+            "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+            "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+        },
     ),
     "fashion-mnist": Source(
         read_idx_folder,
@@ -248,8 +278,10 @@ SOURCES = {
         ),
         IDX_FILES,
         {
-            "train": "16d82e2b505296aa2b78bd5ea0992634f30419a4c97def7c907d154a35ac6157",
-            "test": "9f1ec356a747bfe4ebab3cfb722d3694c9ca737e2570f6f90cf31d7b6fd689d4",
+            "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+            "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+            "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+            "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
         },
     ),
     "cifar10": Source(
@@ -271,6 +303,19 @@ SOURCES = {
             "truck",
         ),
         CIFAR_FILES,
-        {},
+        {
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+            "test_batch": "40351d587109b95175f43aff81a1287e",
+            "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+            "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+            "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+            "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+            "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+            "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
+        },
     ),
 }

@@ -13,10 +13,12 @@ TensorBoard's, which are made to be appended to, grow where they are.
 
 import contextlib
 import datetime
+import errno
 import io
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,19 @@ import chex
 import jax
 import numpy as np
 
-from cnnvjp.training.errors import UsageError
+from cnnvjp.training.errors import StorageError, UsageError
 
 TEMPORARY = ".writing"
+# What a disk says in the words of libraries that raise no OSError.
+DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+)
 
 
 def choose_folder(out: Path | None, model: str) -> Path:
@@ -41,14 +53,15 @@ def choose_folder(out: Path | None, model: str) -> Path:
         The folder, which is not made yet.
 
     Raises:
-        UsageError: if the folder holds anything already.
+        UsageError: if the folder holds anything already, or cannot be used.
     """
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = out or Path("runs") / f"{model}-{now}"
+    check_name(folder)
     try:
         names = [path.name for path in folder.iterdir()] if folder.exists() else []
     except OSError as error:
-        raise _unusable(folder, error) from error
+        raise _unusable(folder, error.strerror) from error
     if not all(name.endswith(TEMPORARY) for name in names):
         raise UsageError(
             f"--out: got {folder}, which is not empty; name a new or empty folder, or go on with "
@@ -57,25 +70,53 @@ def choose_folder(out: Path | None, model: str) -> Path:
     return folder
 
 
-def make_folder(folder: Path) -> None:
-    """Makes a run's folder, or removes from it the files that a killed run left half-written.
+def check_name(folder: Path) -> None:
+    """Checks that a folder's name is one that checkpoints can be saved under.
 
     Args:
         folder: the run's.
 
     Raises:
-        UsageError: if it cannot be made.
+        UsageError: if it is not.
     """
     try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{folder.absolute()}: cannot be the folder of a run, whose name must be valid UTF-8; "
+            f"this program reads names as {sys.getfilesystemencoding()}"
+        ) from error
+
+
+def make_folder(folder: Path, about: dict[str, Any]) -> None:
+    """Makes a run's folder, or removes from it the files that a killed run left half-written.
+
+    Args:
+        folder: the run's.
+        about: the contents of config.json, which is written.
+
+    Raises:
+        UsageError: if the folder of a new run cannot be made and written; it is not left empty.
+        StorageError: if that of an earlier run cannot be written.
+    """
+    before, resumes = folder.exists(), (folder / "config.json").exists()
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unusable(folder, error) from error
-    for path in folder.glob(f".*{TEMPORARY}"):
-        path.unlink(missing_ok=True)
+        for path in folder.glob(f".*{TEMPORARY}"):
+            path.unlink(missing_ok=True)
+        write_json(folder / "config.json", about)
+    except (OSError, StorageError) as error:
+        if resumes:
+            raise
+        if not before:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        reason = error.reason if isinstance(error, StorageError) else error.strerror
+        raise _unusable(folder, reason) from error
 
 
-def _unusable(folder: Path, error: OSError) -> UsageError:
-    return UsageError(f"--out: got {folder}, which cannot be used as a folder: {error.strerror}")
+def _unusable(folder: Path, reason: str | None) -> UsageError:
+    return UsageError(f"--out: got {folder}, which cannot be used as a folder: {reason}")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -90,8 +131,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         UsageError: if the folder holds no run.
     """
+    check_name(folder)
     try:
-        return json.loads((folder / "config.json").read_text())
+        return json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder}: is not the folder of a run: {error}") from error
 
@@ -106,7 +148,7 @@ def epochs_done(folder: Path) -> int:
         The number of lines of metrics.jsonl.
     """
     path = folder / "metrics.jsonl"
-    return len(path.read_text().splitlines()) if path.exists() else 0
+    return len(path.read_text("utf-8").splitlines()) if path.exists() else 0
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -115,13 +157,21 @@ def write_bytes(path: Path, content: bytes) -> None:
     Args:
         path: the file, which is replaced if it exists.
         content: the bytes.
+
+    Raises:
+        StorageError: if the file cannot be written; an earlier one is as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with storing(path):
+        if path.exists() and not path.is_file():  # /dev/stdout, or a named pipe
+            path.write_bytes(content)
+            return
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
@@ -129,9 +179,10 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
     Args:
         path: the file.
-        lines: its lines, without line ends.
+        lines: its lines, without line ends. Bytes of a path that are not UTF-8 are written as
+            JSON escapes them.
     """
-    write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
+    write_bytes(path, "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -161,13 +212,74 @@ def save_params(path: Path, params: chex.ArrayTree) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def reserve(folder: Path, size: int) -> None:
+    """Makes sure that there is room for files, by making one of their size and removing it.
+
+    Args:
+        folder: where they will be.
+        size: how many bytes.
+
+    Raises:
+        StorageError: if there is no room, or the folder cannot be written.
+    """
+    path = folder / f".room.{os.getpid()}{TEMPORARY}"
+    with storing(folder):
+        try:
+            with path.open("wb") as file:
+                if hasattr(os, "posix_fallocate"):  # not on macOS
+                    os.posix_fallocate(file.fileno(), 0, size)
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
-def only_errors_logged() -> Iterator[None]:
-    """Silences the information and the warnings of libraries that log by absl."""
+def storing(path: Path) -> Iterator[None]:
+    """Raises what the disk says of a file or a folder, and nothing else, as a StorageError.
+
+    Args:
+        path: the file or folder.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = disk_error(error)
+        if reason is None:
+            raise
+        raise StorageError(path, reason) from error
+
+
+def disk_error(error: BaseException | None) -> str | None:
+    """What the system says of a disk, from an error that was raised for it.
+
+    Args:
+        error: the error, with those that caused it.
+
+    Returns:
+        A text such as "No space left on device"; None if the error has another cause.
+
+    Example:
+        >>> disk_error(ValueError("Error writing data: No space left on device [28]"))
+        'No space left on device'
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        text = str(error)
+        for reason in map(os.strerror, DISK_ERRORS):
+            if reason in text:
+                return reason
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextlib.contextmanager
+def only_errors_logged(level: int = logging.ERROR) -> Iterator[None]:
+    """Silences what libraries that log by absl say below a level."""
     logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    before = logger.level
+    logger.setLevel(level)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.setLevel(before)

@@ -7,6 +7,7 @@ import gzip
 import math
 import pickle
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ import numpy as np
 from cnnvjp.training.errors import UsageError
 
 CLASSES = 10  # of every data set
+# Compares the content of a file, not compressed, with the published one: (path, content).
+Check = Callable[[Path, bytes], None]
 
 
 class Part(NamedTuple):
@@ -66,6 +69,24 @@ def _checked(images: np.ndarray, labels: np.ndarray, count: int, where: str) -> 
 # ------------------------------------------------------------------------------------------
 
 IDX_UINT8 = 0x08
+IDX_PREFIXES = {"train": "train", "test": "t10k"}
+
+
+def idx_content(array: np.ndarray) -> bytes:
+    r"""The content of an IDX file of bytes.
+
+    Args:
+        array: the values, from 0 to 255.
+
+    Returns:
+        What `read_idx` reads.
+
+    Example:
+        >>> idx_content(np.array([7, 8]))
+        b'\x00\x00\x08\x01\x00\x00\x00\x02\x07\x08'
+    """
+    sizes = np.array(array.shape, ">u4").tobytes()
+    return bytes((0, 0, IDX_UINT8, array.ndim)) + sizes + array.astype(np.uint8).tobytes()
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -105,7 +126,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def read_idx_folder(
-    folder: Path, image: tuple[int, int, int], counts: dict[str, int]
+    folder: Path, image: tuple[int, int, int], counts: dict[str, int], check: Check
 ) -> dict[str, Part] | None:
     """Reads the four IDX files of MNIST or Fashion-MNIST.
 
@@ -113,6 +134,7 @@ def read_idx_folder(
         folder: where they are.
         image: the shape of an image, (height, width, 1).
         counts: the numbers of training and test images.
+        check: is given each file.
 
     Returns:
         The parts "train" and "test"; None if a file is missing.
@@ -121,7 +143,7 @@ def read_idx_folder(
         UsageError: if a file is truncated or wrong.
     """
     parts = {}
-    for part, prefix in (("train", "train"), ("test", "t10k")):
+    for part, prefix in IDX_PREFIXES.items():
         images_path = _idx_path(folder, f"{prefix}-images-idx3-ubyte")
         labels_path = _idx_path(folder, f"{prefix}-labels-idx1-ubyte")
         if images_path is None or labels_path is None:
@@ -136,6 +158,8 @@ def read_idx_folder(
             raise UsageError(f"{labels_path}: got values of shape {labels.shape}, not labels")
         where = f"{images_path} and {labels_path.name}"
         parts[part] = _checked(images[..., None], labels, counts[part], where)
+        check(images_path, idx_content(images))
+        check(labels_path, idx_content(labels))
     return parts
 
 
@@ -229,7 +253,7 @@ def read_cifar_binary(path: Path) -> Part:
 
 
 def read_cifar_folder(
-    folder: Path, image: tuple[int, int, int], counts: dict[str, int]
+    folder: Path, image: tuple[int, int, int], counts: dict[str, int], check: Check
 ) -> dict[str, Part] | None:
     """Reads the six batches of CIFAR-10, of its python or its binary version.
 
@@ -237,6 +261,7 @@ def read_cifar_folder(
         folder: where they are.
         image: the shape of an image, (32, 32, 3).
         counts: the numbers of training and test images.
+        check: is given each file.
 
     Returns:
         The parts "train" and "test"; None if a file is missing.
@@ -252,6 +277,8 @@ def read_cifar_folder(
                 break
             each = counts[part] // len(paths)
             batches = [_checked(*read(path), each, str(path)) for path in paths]
+            for path in paths:
+                check(path, path.read_bytes())
             parts[part] = Part(*map(np.concatenate, zip(*batches, strict=True)))
         else:
             return parts

@@ -17,12 +17,13 @@ import optax
 import tqdm
 
 from cnnvjp import train
+from cnnvjp._output import OutputError
 from cnnvjp.training.batches import ShuffledBatches, augmented, iterate, scaled
 from cnnvjp.training.checkpoints import Checkpoints
 from cnnvjp.training.config import Config, resolved
 from cnnvjp.training.devices import first_process, start_jax
-from cnnvjp.training.errors import StoppedError, UsageError
-from cnnvjp.training.files import choose_folder, epochs_done, make_folder, save_params, write_json
+from cnnvjp.training.errors import StoppedError, StorageError, UsageError
+from cnnvjp.training.files import choose_folder, epochs_done, make_folder, save_params
 from cnnvjp.training.pictures import draw_results
 from cnnvjp.training.reports import Board, say, summary, write_history
 from cnnvjp.training.runs import best_epoch
@@ -63,7 +64,8 @@ def train_network(config: Config) -> Path:
     Raises:
         UsageError: if an option cannot be used.
         FloatingPointError: if the loss or its gradient is no longer finite.
-        StoppedError: if a signal stopped the run; its checkpoint is saved.
+        StoppedError: if the run was stopped, by a signal, by a file or standard output that cannot
+            be written; its last checkpoint is whole.
     """
     config = resolved(config)
     started = time.perf_counter()
@@ -84,14 +86,24 @@ def train_network(config: Config) -> Path:
     )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     if first_process():
-        make_folder(folder)
-        write_json(folder / "config.json", describe(setup, parameters))
+        make_folder(folder, describe(setup, parameters))
     counts = [f"{len(part.images)} {name}" for name, part in setup.data.parts.items()]
     counts[0] += "ing"
-    say(f"{config.model}: {parameters:,} parameters; {' and '.join(counts)} images")
+    try:
+        say(f"{config.model}: {parameters:,} parameters; {' and '.join(counts)} images")
+        _run(setup, setup.layout.replicated(state))
+        say(f"{time.perf_counter() - started:.0f} s; results in {folder}")
+    except StorageError as error:
+        raise StoppedError(1, folder, str(error)) from error
+    except OutputError as error:
+        raise StoppedError(error.status, folder, str(error)) from error
+    return folder
 
-    state = setup.layout.replicated(state)
-    checkpoints = Checkpoints(folder, keep=config.keep)
+
+def _run(setup: Setup, state: train.TrainState) -> None:
+    """Trains for all epochs that are left, and writes the results."""
+    folder = setup.folder
+    checkpoints = Checkpoints(folder, keep=setup.config.keep)
     try:
         state, progress = resumed(setup, state, checkpoints)
         state = fit(setup, state, progress, checkpoints)
@@ -110,8 +122,6 @@ def train_network(config: Config) -> Path:
     say(f"final: {summary(task, data, history[-1])}")
     best = best_epoch(task, history)
     say(f"best, in epoch {best}: {summary(task, data, history[best - 1])}")
-    say(f"{time.perf_counter() - started:.0f} s; results in {folder}")
-    return folder
 
 
 def resumed(
@@ -170,6 +180,8 @@ def fit(
     Raises:
         FloatingPointError: if the loss or its gradient is no longer finite.
         StoppedError: if a signal stopped the run; its checkpoint is saved.
+        OutputError: if standard output cannot be written; its checkpoint is saved.
+        StorageError: if a file cannot be written.
     """
     config = setup.config
     prepare = make_prepare(setup)
@@ -200,6 +212,7 @@ def fit(
         unit="step",
         disable=None if first_process() else True,
     )
+    unprinted: OutputError | None = None
     board = Board(setup.folder, len(progress.history))
     with bar, board, Interruption() as interruption:
         started = time.perf_counter()
@@ -212,6 +225,7 @@ def fit(
                 waiting.append(metrics)
             progress.update += 1
             bar.update()
+            checkpoints.check()
             stop = interruption.requested(progress.update)
             ended = progress.update % setup.per_epoch == 0
             # Devices always have a step ahead of them, except before something is saved.
@@ -225,14 +239,21 @@ def fit(
                 board.write(line)
                 seconds = time.perf_counter() - started
                 epoch = f"{len(progress.history):{len(str(config.epochs))}}"
-                say(f"epoch {epoch}: {summary(setup.task, setup.data, line)}; {seconds:.1f} s")
+                try:
+                    say(f"epoch {epoch}: {summary(setup.task, setup.data, line)}; {seconds:.1f} s")
+                except OutputError as error:
+                    # Other processes train on until all agree to stop.
+                    unprinted = unprinted or error
+                    interruption.request(signal.SIGPIPE)
                 started = time.perf_counter()
             if stop or is_due(setup, progress):
                 save(setup, state, progress, checkpoints)
             if stop and progress.update < len(source):
+                if unprinted is not None:
+                    raise unprinted
                 name = signal.Signals(stop).name
                 message = f"stopped by {name} after step {progress.update}"
-                raise StoppedError(stop, setup.folder, message)
+                raise StoppedError(128 + stop, setup.folder, message)
     return state
 
 

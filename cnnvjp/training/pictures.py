@@ -1,14 +1,14 @@
 """The pictures of a run."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import chex
 import jax.numpy as jnp
 import numpy as np
-from matplotlib import colormaps, rc_context
+from matplotlib import colormaps, font_manager, rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
@@ -21,6 +21,7 @@ from matplotlib.ticker import (
 
 from cnnvjp.training.data import DataSet
 from cnnvjp.training.files import write_bytes
+from cnnvjp.training.formats import Part
 from cnnvjp.training.tasks import Task
 
 STYLE: Any = {
@@ -30,6 +31,7 @@ STYLE: Any = {
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
     "font.size": 10,
+    "text.parse_math": False,  # a name may have a $ in it
     "grid.color": "0.9",
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
@@ -41,6 +43,7 @@ LINES = {
 }
 Layers = Mapping[str, Mapping[str, chex.Array]]
 SHOWN_MISTAKES = (4, 8)
+UPRIGHT = ("normal", 400)  # style and weight of a font
 LARGEST_KERNELS = 64  # kernels that are drawn, at most
 
 
@@ -62,19 +65,66 @@ def draw_results(
         params: the final parameters.
         outputs: the network's outputs for the test images.
     """
-    name = folder.name
+    families, (name, *classes) = drawable((folder.name, *data.classes))
+    with rc_context({"font.family": families}):
+        _draw(folder, name, tuple(classes), task, data.parts["test"], history, params, outputs)
+
+
+def drawable(texts: Iterable[str]) -> tuple[list[str], list[str]]:
+    r"""Finds fonts for texts such as 数字.
+
+    Args:
+        texts: what is to be drawn.
+
+    Returns:
+        The families of fonts that have its characters, the usual one first; and the texts, with
+        "�" where no installed font has a character.
+
+    Example:
+        >>> drawable(["digits", "\U0010ffff"])[1]
+        ['digits', '�']
+    """
+    texts = list(texts)
+    families = list(rcParams["font.family"])
+    usual = font_manager.findfont(font_manager.FontProperties(family=families))
+    missing = set("".join(texts)) - {"\n"} - _characters(usual)
+    fonts = font_manager.fontManager.ttflist if missing else []
+    upright = {font.name: font.fname for font in fonts if (font.style, font.weight) == UPRIGHT}
+    for family, path in sorted(upright.items()):
+        # That of the last resort has a box for each character.
+        if not family.startswith("Last Resort") and missing & _characters(path):
+            families.append(family)
+            missing -= _characters(path)
+    return families, [text.translate(dict.fromkeys(map(ord, missing), "�")) for text in texts]
+
+
+def _characters(path: str) -> set[str]:
+    """The characters of the font in a file."""
+    return set(map(chr, font_manager.get_font(path).get_charmap()))
+
+
+def _draw(
+    folder: Path,
+    name: str,
+    classes: tuple[str, ...],
+    task: Task,
+    test: Part,
+    history: list[dict[str, float]],
+    params: Layers,
+    outputs: np.ndarray,
+) -> None:
+    """Draws all pictures, where name and classes can be drawn."""
     draw_curves(folder / "curves.png", name, task, history)
     draw_gradients(folder / "gradients.png", name, history)
     draw_kernels(folder / "kernels.png", name, params)
-    test = data.parts["test"]
     if not task.classifies:
         draw_reconstructions(folder / "reconstructions.png", test.images, test.labels, outputs)
         return
     guesses = np.argmax(outputs, -1)
-    draw_confusion(folder / "confusion.png", name, test.labels, guesses, data.classes)
+    draw_confusion(folder / "confusion.png", name, test.labels, guesses, classes)
     sureness = np.max(np.asarray(task.prediction(jnp.asarray(outputs))), -1)
     draw_mistakes(
-        folder / "mistakes.png", name, test.images, test.labels, guesses, sureness, data.classes
+        folder / "mistakes.png", name, test.images, test.labels, guesses, sureness, classes
     )
 
 

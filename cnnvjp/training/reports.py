@@ -2,14 +2,18 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import tqdm
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
+from cnnvjp._output import to_output
 from cnnvjp.training.data import DataSet
 from cnnvjp.training.devices import first_process
-from cnnvjp.training.files import write_lines
+from cnnvjp.training.files import storing, write_lines
 from cnnvjp.training.tasks import Task
 
 
@@ -18,10 +22,13 @@ def say(line: str) -> None:
 
     Args:
         line: the text, without a line end.
+
+    Raises:
+        OutputError: if standard output cannot be written.
     """
     if first_process():
-        tqdm.tqdm.write(line, file=sys.stdout)  # above the bar, where there is one
-        sys.stdout.flush()
+        with to_output():
+            tqdm.tqdm.write(line, file=sys.stdout)  # above the bar, where there is one
 
 
 def write_history(folder: Path, history: list[dict[str, float]]) -> None:
@@ -81,29 +88,46 @@ class Board:
             folder: the run's.
             epochs: the number of completed epochs; what earlier files say of later ones is to be
                 ignored.
+
+        Raises:
+            StorageError: if it cannot be written.
         """
-        self._writer = None
+        self._folder = folder / "tensorboard"
+        self._writer: EventsWriter | None = None
         if first_process():
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=epochs + 1)
+            with storing(self._folder):
+                self._folder.mkdir(exist_ok=True)
+                self._writer = EventsWriter(str(self._folder / "events"))
+                start = SessionLog(status=SessionLog.START)
+                self._writer.write_event(Event(step=epochs + 1, session_log=start))
+                self._writer.flush()
 
     def __enter__(self) -> "Board":
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with storing(self._folder):
+                self._writer.close()
 
     def write(self, line: dict[str, float]) -> None:
         """Adds the metrics of an epoch.
 
         Args:
             line: the metrics by name.
+
+        Raises:
+            StorageError: if they cannot be written.
         """
         if self._writer is None:
             return
-        for name, value in line.items():
-            if name != "epoch":
-                part, _, rest = name.partition("_")
-                tag = f"{rest}/{part}" if part in ("train", "validation", "test") else name
-                self._writer.add_scalar(tag, value, int(line["epoch"]))
-        self._writer.flush()
+        with storing(self._folder):
+            for name, value in line.items():
+                if name != "epoch":
+                    part, _, rest = name.partition("_")
+                    tag = f"{rest}/{part}" if part in ("train", "validation", "test") else name
+                    summary = scalar(tag, value)
+                    step = int(line["epoch"])
+                    event = Event(wall_time=time.time(), step=step, summary=summary)
+                    self._writer.write_event(event)
+            self._writer.flush()

@@ -40,6 +40,14 @@ class Interruption:
             signal.signal(number, handler)
         self._before = {}
 
+    def request(self, number: int) -> None:
+        """Asks to stop as if a signal had come.
+
+        Args:
+            number: the signal's number.
+        """
+        self._received = number
+
     def requested(self, update: int) -> int:
         """Whether to stop, with the same answer in all processes.
 

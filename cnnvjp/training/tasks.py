@@ -13,7 +13,7 @@ from cnnvjp import models
 from cnnvjp.losses import half_squared_error, softmax_cross_entropy
 from cnnvjp.model import Model
 from cnnvjp.softmax_activations import softmax
-from cnnvjp.training.config import Config
+from cnnvjp.training.config import DEPTH, Config
 from cnnvjp.training.errors import UsageError
 from cnnvjp.training.formats import CLASSES
 
@@ -98,7 +98,7 @@ def make_task(config: Config) -> Task:
 def _classifier(config: Config) -> Model:
     if config.model == "resnet":
         try:
-            return models.resnet(config.depth, CLASSES)
+            return models.resnet(DEPTH if config.depth is None else config.depth, CLASSES)
         except ValueError as error:
             raise UsageError(f"--{error}") from error
     if config.model == "mobilenet":

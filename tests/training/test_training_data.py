@@ -1,6 +1,8 @@
 """The readers of data files: good ones, and every way in which a file can be wrong."""
 
+import functools
 import gzip
+import hashlib
 import pickle
 import re
 import struct
@@ -13,6 +15,7 @@ from cnnvjp.training import UsageError, formats
 from cnnvjp.training import data as training_data
 
 TINY = {"train": 50, "test": 20}
+PUBLISHED = {name: source.digests for name, source in training_data.SOURCES.items()}
 
 
 @pytest.fixture
@@ -70,6 +73,10 @@ def write_cifar(folder, rng, binary):
     return parts
 
 
+def digest(content):
+    return hashlib.md5(content).hexdigest()
+
+
 def assert_parts(data, expected):
     assert set(data.parts) == set(expected)
     for name, (images, labels) in expected.items():
@@ -80,9 +87,19 @@ def assert_parts(data, expected):
 
 @pytest.mark.parametrize("compressed, split", [(True, "-"), (False, "-"), (False, ".")])
 def test_idx(tiny, rng, tmp_path, compressed, split):
+    """The digests are those of the files before they are compressed, by their first names."""
     expected = write_mnist(tmp_path, rng, compressed, split)
-    for name in ("mnist", "fashion-mnist"):
-        assert_parts(training_data.load_data(name, tmp_path), expected)
+    labels = digest(idx(expected["test"][1]))
+    for published in (labels, "0" * 32):
+        digests = {"t10k-labels-idx1-ubyte": published}
+        tiny["mnist"] = tiny["mnist"]._replace(digests=digests)
+        if published == labels:
+            assert_parts(training_data.load_data("mnist", tmp_path), expected)
+        else:
+            with pytest.raises(
+                UsageError, match=f"its MD5, .*, is {labels}, and must be {'0' * 32}"
+            ):
+                training_data.load_data("mnist", tmp_path)
 
 
 def test_a_folder_of_data_sets(tiny, rng, monkeypatch, tmp_path):
@@ -199,12 +216,34 @@ def test_wrong_binary_cifar(tiny, rng, tmp_path):
         training_data.load_data("cifar10", tmp_path)
 
 
-def test_content_that_is_not_the_published(tiny, rng, tmp_path):
-    write_mnist(tmp_path, rng)
-    source = tiny["fashion-mnist"]
-    tiny["fashion-mnist"] = source._replace(digests={"test": "0" * 64})
-    with pytest.raises(UsageError, match="the test images or labels .* are not the published ones"):
-        training_data.load_data("fashion-mnist", tmp_path)
+@pytest.mark.parametrize(
+    "name, write, changed",
+    [
+        ("mnist", functools.partial(write_mnist, compressed=False), lambda c: c[:-1] + b"\x03"),
+        ("cifar10", functools.partial(write_cifar, binary=True), lambda c: c[:-1] + b"\x03"),
+        ("cifar10", functools.partial(write_cifar, binary=False), lambda c: c + b"\x03"),
+    ],
+)
+def test_each_file_is_compared_with_the_published(tiny, rng, tmp_path, name, write, changed):
+    """Images and labels of both parts; those of another data set are told to be that one's."""
+    write(tmp_path, rng)
+    files = list(tmp_path.iterdir())
+    digests = {path.name: digest(path.read_bytes()) for path in files}
+    assert digests.keys() <= PUBLISHED[name].keys()
+    tiny[name] = tiny[name]._replace(digests=digests)
+    training_data.load_data(name, tmp_path)
+    for path in files:
+        good = path.read_bytes()
+        path.write_bytes(changed(good))
+        with pytest.raises(UsageError, match=f"{path}: is not the file that was published"):
+            training_data.load_data(name, tmp_path)
+        path.write_bytes(good)
+    tiny[name] = tiny[name]._replace(digests=dict.fromkeys(digests, "0" * 32))
+    tiny["fashion-mnist"] = tiny["fashion-mnist"]._replace(digests=digests)
+    with pytest.raises(
+        UsageError, match=f"is a file of fashion-mnist, not of {name}; use --data fashion-mnist"
+    ):
+        training_data.load_data(name, tmp_path)
 
 
 def test_no_files_and_no_network(tiny, monkeypatch):
@@ -235,6 +274,18 @@ def test_openml(tiny, rng, monkeypatch):
     labels = np.arange(70) % 10
     expected = {"train": (images[:50], labels[:50]), "test": (images[50:], labels[50:])}
     assert_parts(training_data.load_data("mnist"), expected)
+    files = {
+        f"{prefix}-{kind}-ubyte": idx(array.squeeze())
+        for prefix, part in (("train", "train"), ("t10k", "test"))
+        for kind, array in zip(("images-idx3", "labels-idx1"), expected[part], strict=True)
+    }
+    right = {name: digest(content) for name, content in files.items()}
+    tiny["mnist"] = tiny["mnist"]._replace(digests=right)
+    assert_parts(training_data.load_data("mnist"), expected)
+    for name in files:
+        tiny["mnist"] = tiny["mnist"]._replace(digests=right | {name: "0" * 32})
+        with pytest.raises(UsageError, match=f"openml.org/{name}: is not the file"):
+            training_data.load_data("mnist")
 
 
 def test_digits():
