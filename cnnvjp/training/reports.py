@@ -97,7 +97,8 @@ class Board:
         if first_process():
             with storing(self._folder):
                 self._folder.mkdir(exist_ok=True)
-                self._writer = EventsWriter(str(self._folder / "events"))
+                number = len(list(self._folder.iterdir()))  # its name tells no more than the second
+                self._writer = EventsWriter(str(self._folder / "events"), f".{number}")
                 start = SessionLog(status=SessionLog.START)
                 self._writer.write_event(Event(step=epochs + 1, session_log=start))
                 self._writer.flush()

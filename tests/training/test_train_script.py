@@ -1,9 +1,9 @@
 """scripts/train.py, as it is run and as it fails."""
 
+import errno
 import json
 import os
 import re
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -15,16 +15,30 @@ import pytest
 import cnnvjp
 
 pytest.importorskip("tyro")
+from matplotlib import font_manager
 from training_server import few
 
-from cnnvjp.training import batches, data, files, formats, loop
+from cnnvjp.training import (
+    batches,
+    config,
+    data,
+    files,
+    formats,
+    loop,
+    pictures,
+    runs,
+    setup,
+    tasks,
+)
 from cnnvjp.training.commands import train_main
+from cnnvjp.training.errors import StorageError
 
 ROOT = Path(cnnvjp.__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "train.py"
 PNG = b"\x89PNG\r\n\x1a\n"
 MODULE = "python -m cnnvjp.training"
 FAST = ("--epochs", "1", "--batch-size", "64")
+NAME = "数字 é $x^$ \t"
 FILES = {"config.json", "metrics.jsonl", "params.npz", "checkpoints", "tensorboard"}
 PICTURES = {"curves.png", "confusion.png", "gradients.png", "kernels.png", "mistakes.png"}
 
@@ -95,15 +109,18 @@ def test_without_options_it_reaches_98_percent(tmp_path):
 
 
 def test_one_seed_gives_the_same_figures(run, monkeypatch, capsys, tmp_path):
-    """Bit for bit. The second run goes where the first would have by default, with a bar."""
-    run("--model", "textbook", *FAST, "--seed", "5", "--out", "first")
+    """Bit for bit. The second run goes where the first would have by default, with a bar.
+
+    The first's name heads its pictures, with characters that few fonts have.
+    """
+    run("--model", "textbook", *FAST, "--seed", "5", "--out", NAME)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     run("--model", "textbook", *FAST, "--seed", "5")
     assert "2/2" in capsys.readouterr().err
     (second,) = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"textbook-\d{8}-\d{6}", second.name)
-    first = tmp_path / "first"
+    first = tmp_path / NAME
     assert names(first) == names(second)
     for name in FILES - {"config.json", "checkpoints", "tensorboard"}:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
@@ -197,6 +214,91 @@ def test_flips():
     assert (mirrored != same).all() and 70 < mirrored.sum() < 130
 
 
+def test_each_step_is_augmented_by_keys_of_its_own(monkeypatch):
+    """Shifts and flips have another one each, in every step, and by every seed."""
+    keys = []
+
+    def noting(augment):
+        def noted(key, *arguments):
+            keys.append(jax.random.key_data(key).tobytes())
+            return augment(key, *arguments)
+
+        return noted
+
+    for name in ("shifted", "flipped"):
+        monkeypatch.setattr(batches, name, noting(getattr(batches, name)))
+    images = np.arange(4 * 5 * 5, dtype="uint8").reshape(4, 5, 5, 1)
+    results = set()
+    for _ in range(2):
+        for seed, number in ((0, 0), (0, 1), (0, 2), (1, 0)):
+            result = batches.augmented(seed, np.int32(number), images, 2, True)
+            results.add(np.asarray(result).tobytes())
+    assert len(keys) == 16 and len(set(keys)) == 8
+    assert len(results) == 4
+    assert (batches.augmented(0, np.int32(0), images, 0, False) == images).all()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_optimizers_by_hand(name):
+    """Two updates: the decay of weights but not of biases, Nesterov's momentum, Adam's moments."""
+    w, b = np.array([[1.0, -2.0], [3.0, 4.0]]), np.array([5.0, -6.0])
+    gradients = [(w - 1, b + 1), (2 * w + 3, b - 1)]
+    rate, decay = 0.1, 0.5
+    options = config.Config(
+        optimizer=name, learning_rate=rate, weight_decay=decay, schedule="constant"
+    )
+    optimizer, _ = setup.make_optimizer(options, 10)
+    params = {"w": w, "b": b}
+    expected = dict(params)
+    moments = {key: (0.0, 0.0) for key in params}
+    with jax.numpy_dtype_promotion("standard"):
+        state = optimizer.init(params)
+        for number, (dw, db) in enumerate(gradients, 1):
+            updates, state = optimizer.update({"w": dw, "b": db}, state, params)
+            params = {key: params[key] + updates[key] for key in params}
+            for key, d in (("w", dw), ("b", db)):
+                decayed = decay * expected[key] if key == "w" else 0.0
+                first, second = moments[key]
+                if name == "sgd":
+                    d = d + decayed
+                    first = d + 0.9 * first
+                    step = d + 0.9 * first
+                else:
+                    first, second = 0.9 * first + 0.1 * d, 0.999 * second + 0.001 * d**2
+                    mean = first / (1 - 0.9**number)
+                    step = mean / (np.sqrt(second / (1 - 0.999**number)) + 1e-8) + decayed
+                moments[key] = first, second
+                expected[key] = expected[key] - rate * step
+            for key in params:
+                np.testing.assert_allclose(params[key], expected[key], rtol=1e-6)
+
+
+def test_smoothed_labels_by_hand():
+    """Of a label 0.2 is spread over all 4 classes; what is reported is not smoothed."""
+    task = tasks.make_task(config.Config(label_smoothing=0.2))
+    logits, labels = np.array([[1.0, 2.0, 3.0, 4.0], [0.0, 5.0, 1.0, 1.0]]), np.array([2, 1])
+    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = [
+        -(0.85 * logs[0, 2] + 0.05 * (logs[0, 0] + logs[0, 1] + logs[0, 3])),
+        -(0.85 * logs[1, 1] + 0.05 * (logs[1, 0] + logs[1, 2] + logs[1, 3])),
+    ]
+    np.testing.assert_allclose(task.training_loss(logits, labels), expected, rtol=1e-12)
+    np.testing.assert_allclose(task.loss(logits, labels), [-logs[0, 2], -logs[1, 1]], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "model, history, best",
+    [
+        ("lenet5", [{"test_accuracy": share} for share in (0.5, 0.9, 0.9, 0.8)], 3),
+        ("lenet5", [{"test_accuracy": 0.0}] * 2, 2),
+        ("lenet5", [{"test_accuracy": a, "validation_accuracy": 1 - a} for a in (0.5, 0.9)], 1),
+        ("autoencoder", [{"test_mean_squared_error": e} for e in (0.5, 0.1, 0.1, 0.2)], 3),
+    ],
+)
+def test_the_best_epoch_is_the_last_of_the_best(model, history, best):
+    assert runs.best_epoch(tasks.make_task(config.Config(model=model)), history) == best
+
+
 def test_statistics():
     """Those by which the images have mean 0 and deviation 1 in every channel."""
     rng = np.random.default_rng(0)
@@ -239,6 +341,14 @@ def test_statistics():
         (["--data", "mnist", "--data-dir", "full"], r"--data-dir: got full, where mnist is not"),
         (["--resume", "full"], r"full: is not the folder of a run"),
         (["--resume", "nothing"], r"nothing: is not the folder of a run"),
+        (["--model", "lenet5", "--depth", "18"], r"--depth: got 18 for lenet5; it is for resnet\n"),
+        (
+            ["--model", "autoencoder", "--label-smoothing", "0.1"],
+            r"--label-smoothing: got 0\.1 for autoencoder; it is for lenet5, textbook, resnet, mob",
+        ),
+        (["--data-dir", "full"], r"--data-dir: got full for digits, which come with scikit-learn"),
+        (["--out", "caf\udce9"], r"caf\\udce9: cannot be the folder of a run, .* valid UTF-8"),
+        (["--resume", "caf\udce9"], r"caf\\udce9: cannot be the folder of a run"),
         (["--frobnicate"], r"Unrecognized options: --frobnicate"),
         (["--out", "full"], r"--out: got full, which is not empty; name a new or empty folder"),
         (["--out", "full/file"], r"--out: got full/file, which cannot be used as a folder"),
@@ -257,24 +367,21 @@ def test_wrong_options(run, capsys, tmp_path, arguments, text):
     assert (tmp_path / "full" / "file").read_text() == "precious"
 
 
-def test_the_module_does_what_the_script_does(tmp_path):
-    """`python -m cnnvjp.training`: the same usage text, errors and statuses, by its own name."""
-    ends = []
-    for program, command in (("train.py", [str(SCRIPT)]), (MODULE, MODULE.split()[1:])):
-        for arguments in (["--help"], ["--epochs", "0"]):
-            done = subprocess.run(
-                [sys.executable, *command, *arguments],
-                cwd=tmp_path,
-                env={**with_the_package(), "COLUMNS": "100"},
-                capture_output=True,
-                text=True,
-                timeout=300,
-            )
-            written = re.sub(r"[\s─│╭╮╰╯]+", " ", done.stdout + done.stderr)
-            assert program in written
-            ends.append((done.returncode, written.replace(program, "PROGRAM")))
-    assert ends[:2] == ends[2:]
-    assert [status for status, _ in ends[:2]] == [0, 2]
+def test_the_module_does_what_the_script_does(run, capsys, tmp_path):
+    """`python -m cnnvjp.training`: the same errors and statuses, by its own name."""
+    done = subprocess.run(
+        [sys.executable, *MODULE.split()[1:], "--epochs", "0"],
+        cwd=tmp_path,
+        env=with_the_package(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    with pytest.raises(SystemExit) as stop:
+        run("--epochs", "0")
+    error = capsys.readouterr().err
+    assert (done.returncode, done.stdout) == (stop.value.code, "")
+    assert done.stderr == error.replace("train.py", MODULE) != error
     assert names(tmp_path) == set()
 
 
@@ -303,28 +410,6 @@ def test_importing_it_is_left_to_the_user():
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
-
-
-def events(folder):
-    """What TensorBoard reads in a folder: (tag, step) of each scalar."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    found = []
-    for path in folder.iterdir():
-        content = path.read_bytes()
-        while content:  # the length, its checksum, an event, its checksum
-            (length,) = struct.unpack("<Q", content[:8])
-            event = Event.FromString(content[12 : 12 + length])
-            found += [(value.tag, event.step) for value in event.summary.value]
-            content = content[16 + length :]
-    return found
-
-
-def test_events_for_tensorboard(run, tmp_path):
-    run("--model", "textbook", "--epochs", "2", "--batch-size", "64", "--out", "run")
-    found = events(tmp_path / "run/tensorboard")
-    for tag in ("loss/train", "loss/test", "accuracy/test", "grad_norm/conv1", "learning_rate"):
-        assert [step for name, step in found if name == tag] == [1, 2], tag
 
 
 def test_divergence_is_reported(run, capsys, tmp_path):
@@ -364,14 +449,43 @@ def test_divergence_leaves_the_last_good_checkpoint(run, monkeypatch, capsys, tm
 
 
 def test_a_file_is_whole_or_not_there(monkeypatch, tmp_path):
-    """What fails while writing leaves the earlier file and no other."""
+    """What fails while writing leaves the earlier file and no other, and is one line."""
     path = tmp_path / "metrics.jsonl"
     files.write_bytes(path, b"old")
 
     def fail(*_):
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match=f"{path}: cannot be written: disk full"):
         files.write_bytes(path, b"new")
     assert names(tmp_path) == {"metrics.jsonl"} and path.read_bytes() == b"old"
+    # What is no file is not replaced by one.
+    with pytest.raises(StorageError, match="/dev/full: cannot be written: No space left on device"):
+        files.write_bytes(Path("/dev/full"), b"new")
+
+
+def test_paths_that_are_no_text_come_back(tmp_path):
+    """Of the data, say; what is written is UTF-8 that any reader of JSON takes."""
+    options = config.to_json(config.Config(data_dir=Path("caf\udce9 é 数")))
+    files.write_json(tmp_path / "config.json", options)
+    (tmp_path / "config.json").read_bytes().decode()
+    assert config.saved_config(tmp_path).data_dir == Path("caf\udce9 é 数")
+
+
+def test_earlier_runs_of_other_networks_have_a_depth():
+    assert config.from_json({"model": "lenet5", "depth": 8}).depth is None
+    assert config.from_json({"model": "resnet", "depth": 20}).depth == 20
+
+
+def test_characters_and_the_fonts_that_have_them():
+    """𝟘 is in fonts that come with matplotlib, but not in the usual one; U+10FFFF is in none."""
+    families, texts = pictures.drawable(["é\n𝟘ℵ", "\U0010ffff\t"])
+    assert texts == ["é\n𝟘ℵ", "��"] and len(families) >= 1
+    lacks = lambda path, text: set(text) - pictures._characters(path)
+    font = lambda family: font_manager.findfont(font_manager.FontProperties(family=[family]))
+    usual = font(families[0])
+    odd = next(c for c in map(chr, range(0x20D0, 0x20F0)) if lacks(usual, c))
+    more, (same,) = pictures.drawable([odd])
+    assert same == odd and more[:-1] == families[:1]
+    assert not lacks(font(more[-1]), odd)

@@ -1,13 +1,19 @@
 """Runs that are stopped, killed, divided, resumed, measured and exported."""
 
+import contextlib
+import errno
+import io
 import json
 import os
 import random
 import re
+import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -26,6 +32,7 @@ from cnnvjp.training import Checkpoints, UsageError, export, loop
 from cnnvjp.training import data as training_data
 from cnnvjp.training.commands import evaluate_main, export_main, train_main
 from cnnvjp.training.devices import make_layout
+from cnnvjp.training.errors import StorageError
 
 ROOT = Path(cnnvjp.__file__).parents[1]
 KILLS = 20
@@ -270,6 +277,136 @@ def test_optimizers_schedules_and_validation(run, capsys, tmp_path):
     assert [line["learning_rate"] for line in lines] == pytest.approx([0.005] * 3)
 
 
+def events(folder):
+    """What TensorBoard reads of each file, by age: where it starts, and (tag, step) of scalars."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    found = []
+    for path in sorted(folder.iterdir(), key=lambda path: path.suffix):
+        content, starts, scalars = path.read_bytes(), [], []
+        while content:  # the length, its checksum, an event, its checksum
+            (length,) = struct.unpack("<Q", content[:8])
+            event = Event.FromString(content[12 : 12 + length])
+            if event.session_log.status == SessionLog.START:
+                starts.append(event.step)
+            scalars += [(value.tag, event.step) for value in event.summary.value]
+            content = content[16 + length :]
+        found.append((starts, scalars))
+    return found
+
+
+class Unread(io.StringIO):
+    """Standard output whose reader leaves after the first lines."""
+
+    def write(self, text):
+        if "epoch 1" in text:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+        return super().write(text)
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """A disk that takes no more than that of one file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_output_and_disk_that_take_no_more(run, monkeypatch, capsys, tmp_path):
+    """Each stops the run in at most one line; it goes on, and ends as if it hadn't been stopped.
+
+    The accuracies are made up: the best epoch is the second, since of the best it is the last, and
+    its checkpoint lies between two others.
+    """
+    make_prepare, measured, numbers = loop.make_prepare, loop.measured, []
+
+    def noted(setup):
+        prepare = make_prepare(setup)
+
+        def noting(number, *batch):
+            numbers.append(int(number))
+            return prepare(number, *batch)
+
+        return noting
+
+    def graded(task, outputs, images, labels):
+        figures = measured(task, outputs, images, labels)
+        return figures | {"accuracy": [0.7, 0.7, 0.2, 0.3][(len(numbers) - 1) // 6]}
+
+    monkeypatch.setattr(loop, "make_prepare", noted)
+    monkeypatch.setattr(loop, "measured", graded)
+    options = ("--epochs", "4", "--accumulate", "2", "--checkpoint-every", "3", "--flip")
+    run(*options, "--out", "whole")
+    assert numbers == list(range(24))  # of every part of each of 12 batches another
+    checkpoints = {path.name for path in (tmp_path / "whole/checkpoints").iterdir()}
+    assert checkpoints == {"6", "12"}
+    assert training.load_run("whole", best=True).update == 6
+
+    def stopped(status, *arguments):
+        capsys.readouterr()
+        numbers.clear()
+        with pytest.raises(SystemExit) as stop:
+            run(*arguments)
+        assert stop.value.code == status
+        return capsys.readouterr().err
+
+    with largest_file(100):  # less than config.json
+        text = "--out: got run, which cannot be used as a folder: File too large\n"
+        assert stopped(2, *options, "--out", "run").endswith(text)
+    assert not (tmp_path / "run").exists()
+    with largest_file(50_000):  # less than a checkpoint
+        text = "train.py: run/checkpoints: cannot be written: File too large; go on with train.py "
+        assert stopped(1, *options, "--out", "run") == text + "--resume run\n"
+    assert numbers == list(range(6))  # the first epoch, until its checkpoint
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Unread())
+        assert stopped(128 + signal.SIGPIPE, "--resume", "run") == ""
+    assert numbers == list(range(8))  # and a step more, in the middle of an epoch
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        text = "train.py: standard output cannot be written: No space left on device; go on with "
+        assert stopped(1, "--resume", "run") == text + "train.py --resume run\n"
+    assert numbers == []
+    numbers += range(8)  # from which the accuracies follow
+    run("--resume", "run")
+    assert numbers == list(range(24))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    names = (tmp_path / "run").iterdir()
+    assert not [path for path in names if path.name.startswith(".")]
+    # Each file of events replaces what earlier ones say from its first epoch on.
+    everything = events(tmp_path / "run/tensorboard")
+    assert [starts for starts, _ in everything] == [[1], [1], [2]]
+    tags = ("loss/train", "loss/test", "accuracy/test", "grad_norm/conv1", "learning_rate")
+    for tag in tags:
+        steps = [[step for name, step in found if name == tag] for _, found in everything]
+        assert steps == [[1], [1], [2, 3, 4]], tag
+
+
+def test_a_checkpoint_that_fails_in_the_background(monkeypatch, tmp_path):
+    """It is told by the step that follows."""
+    checkpoints = Checkpoints(tmp_path)
+    array = jax.device_put(jnp.zeros(3, "float32"), make_layout(1).whole)
+    model = {"params": array, "state": {}}
+
+    wait = checkpoints._manager.wait_until_finished
+
+    def fail():
+        wait()
+        if threading.current_thread() is not threading.main_thread():
+            raise ValueError("Failed to write 5 bytes: No space left on device [28]")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints._manager, "wait_until_finished", fail)
+        checkpoints.save(1, 1, model, {"step": array}, {})
+        checkpoints._watch.shutdown()
+        with pytest.raises(StorageError, match="checkpoints: cannot be written: No space left"):
+            checkpoints.check()
+    checkpoints.close()
+
+
 def test_resuming_may_change_where_but_not_what(run, capsys, tmp_path):
     run("--epochs", "1", "--out", "run")
     first = (tmp_path / "run/metrics.jsonl").read_text()
@@ -337,6 +474,13 @@ def test_evaluation_prediction_and_export(run, capsys, monkeypatch, tmp_path):
     assert header == "image,label,prediction,probability" and len(rows) == 40
     right = [row.split(",")[1] == row.split(",")[2] for row in rows]
     assert np.mean(right) == pytest.approx(last["test_accuracy"])
+
+    for main, option in ((evaluate_main, "--predictions"), (export_main, "--out")):
+        with pytest.raises(SystemExit) as stop:
+            main(["run", option, "/dev/full"])
+        assert stop.value.code == 1
+        error = capsys.readouterr().err
+        assert error.endswith(": /dev/full: cannot be written: No space left on device\n")
 
     export_main(["run"])
     assert "run/network.jax: " in capsys.readouterr().out
