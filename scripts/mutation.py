@@ -66,6 +66,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "_lowering/cpu/volumes": CONVOLUTION[::-1],
     "_lowering/platform": CONVOLUTION[::-1],
     "_lowering/xla": (*CONVOLUTION, "test_pooling.py", "test_affine.py"),
+    "_output": ("test_output.py",),
     "_types": ("test_affine.py", "test_padding.py", "test_convolution.py", "test_parallel.py"),
     "_windows/axes": ("test_unfolding.py", "test_resampling.py", "test_affine.py", *CONVOLUTION),
     "_windows/geometry": ("test_geometry.py", "test_convolution.py", "test_pooling.py", WRONG),

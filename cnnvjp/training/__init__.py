@@ -34,7 +34,7 @@ It needs the libraries of the extra `train`, which `import cnnvjp` does not impo
 * `batches`: order and augmentation; `tasks`: networks with their losses;
 * `devices`, `signals`: devices and processes, and the signals that stop them;
 * `loop`: the training loop; `files`, `checkpoints`, `reports`, `pictures`: what it leaves;
-* `runs`, `evaluation`, `export`: trained networks;
+* `runs`, `evaluation`, `export`: trained networks; `picture_files`: pictures for them;
 * `commands`: the command lines; `huge_pages`: memory for them.
 """
 
@@ -58,6 +58,7 @@ from cnnvjp.training.evaluation import Evaluation, evaluate, write_predictions
 from cnnvjp.training.export import Export, export_network
 from cnnvjp.training.formats import Part
 from cnnvjp.training.loop import train_network
+from cnnvjp.training.picture_files import read_picture
 from cnnvjp.training.pictures import draw_results
 from cnnvjp.training.runs import Run, best_epoch, load_run, predict, raw_outputs
 from cnnvjp.training.tasks import Task, make_task
@@ -82,6 +83,7 @@ __all__ = [
     "make_task",
     "predict",
     "raw_outputs",
+    "read_picture",
     "saved_config",
     "statistics",
     "train_network",

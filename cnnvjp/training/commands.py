@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
+import numpy as np
 import tyro
 
 from cnnvjp._output import OutputError, command, leave, leave_unprinted, put, to_output
@@ -15,8 +16,9 @@ from cnnvjp.training.evaluation import evaluate, write_predictions
 from cnnvjp.training.export import PLATFORMS, export_network
 from cnnvjp.training.files import write_bytes
 from cnnvjp.training.loop import train_network
+from cnnvjp.training.picture_files import read_picture
 from cnnvjp.training.reports import shown_figure
-from cnnvjp.training.runs import load_run
+from cnnvjp.training.runs import Run, load_run, predict
 
 Options = TypeVar("Options")
 
@@ -35,6 +37,9 @@ class EvaluateOptions:
     """Where the files of the data set are, if they are elsewhere now."""
     predictions: Path | None = None
     """A CSV file to write: of each image its label, what it is taken for, and how surely."""
+    pictures: tuple[Path, ...] = ()
+    """Files of pictures to classify instead, stretched to the network's size; what is transparent
+    lies on black."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +138,9 @@ def _evaluate(options: EvaluateOptions) -> None:
     run = load_run(options.folder, best=options.best)
     if options.predictions is not None and not run.task.classifies:
         raise UsageError("--predictions: the network doesn't classify")
+    if options.pictures:
+        put("\n".join(_classified(run, options)))
+        return
     evaluation = evaluate(run, options.part, data_dir=options.data_dir)
     count = len(evaluation.part.images)
     lines = [f"{run.config.model}, after {run.update} steps, on {count} {options.part} images"]
@@ -145,6 +153,22 @@ def _evaluate(options: EvaluateOptions) -> None:
         write_predictions(options.predictions, run, evaluation)
         lines.append(f"predictions in {options.predictions}")
     put("\n".join(lines))
+
+
+def _classified(run: Run, options: EvaluateOptions) -> list[str]:
+    """What a classifier takes pictures for: a line for each."""
+    if not run.task.classifies:
+        raise UsageError("--pictures: the network doesn't classify")
+    if options.predictions is not None:
+        raise UsageError("--predictions: is for the images of the data set, not for --pictures")
+    height, width, channels = run.about["input_shape"]
+    shape = (height, width, channels)
+    images = np.stack([read_picture(path, shape) for path in options.pictures])
+    classes, lines = run.about["classes"], []
+    for path, chances in zip(options.pictures, predict(run, images), strict=True):
+        guess = int(np.argmax(chances))
+        lines.append(f"{path}: {classes[guess]}, {chances[guess]:.2%}")
+    return lines
 
 
 def export_main(arguments: Sequence[str] | None = None, *, program: str = "export.py") -> None:

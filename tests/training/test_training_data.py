@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
-from cnnvjp.training import UsageError, formats
+from PIL import Image
+
+from cnnvjp.training import UsageError, formats, read_picture
 from cnnvjp.training import data as training_data
 
 TINY = {"train": 50, "test": 20}
@@ -244,6 +246,97 @@ def test_each_file_is_compared_with_the_published(tiny, rng, tmp_path, name, wri
         UsageError, match=f"is a file of fashion-mnist, not of {name}; use --data fashion-mnist"
     ):
         training_data.load_data(name, tmp_path)
+
+
+GREY = np.array([[0, 100, 200], [255, 1, 50]], "uint8")
+COLOUR = np.stack([GREY, GREY[::-1], 255 - GREY], -1)
+
+
+def of_alpha(alpha):
+    return np.dstack([COLOUR, np.full(GREY.shape, alpha, "uint8")])
+
+
+def palette():
+    """The three colours of a row of pixels, of which the second is transparent."""
+    picture = Image.frombytes("P", (3, 2), bytes((0, 1, 2, 2, 1, 0)))
+    picture.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    picture.info["transparency"] = 1
+    return picture
+
+
+COLOURS = np.array([[[255, 0, 0], [0, 0, 0], [0, 0, 255]]] * 2)
+COLOURS[1] = COLOURS[1, ::-1]
+
+
+@pytest.mark.parametrize(
+    "picture, name, expected",
+    [
+        (Image.fromarray(GREY), "a.png", np.dstack([GREY] * 3)),
+        (Image.fromarray(COLOUR), "a.png", COLOUR),
+        (Image.fromarray(GREY > 99), "a.png", np.dstack([255 * (GREY > 99)] * 3)),
+        (Image.fromarray(GREY * np.uint16(257)), "a.png", np.dstack([GREY] * 3)),
+        (Image.fromarray(GREY * np.uint16(257)), "a.tiff", np.dstack([GREY] * 3)),
+        (Image.fromarray(GREY * np.int32(257)), "a.tiff", np.dstack([GREY] * 3)),
+        (Image.fromarray(of_alpha(255)), "a.png", COLOUR),
+        (Image.fromarray(of_alpha(0)), "a.png", 0 * COLOUR),
+        (Image.fromarray(of_alpha(51)), "a.png", COLOUR / 5),
+        (Image.fromarray(np.dstack([GREY, 0 * GREY + 51])), "a.png", np.dstack([GREY / 5] * 3)),
+        (palette(), "a.png", COLOURS),
+        (palette(), "a.gif", COLOURS),
+        (
+            Image.frombytes("CMYK", (3, 2), of_alpha(0).tobytes()),
+            "a.tiff",
+            255 - COLOUR.astype(int),
+        ),
+    ],
+)
+def test_pictures(tmp_path, picture, name, expected):
+    """Each kind, in colour and in grey: 16 bits to 8, and what is transparent on black."""
+    path = tmp_path / name
+    picture.save(path)
+    found = read_picture(path, (2, 3, 3))
+    assert found.dtype == np.uint8
+    np.testing.assert_allclose(found, expected, atol=0.6)
+    grey = read_picture(path, (2, 3, 1))
+    np.testing.assert_allclose(grey[..., 0], expected @ [0.299, 0.587, 0.114], atol=1)
+
+
+def test_pictures_that_are_turned_or_of_another_size(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    Image.fromarray(COLOUR).save(tmp_path / "turned.png", exif=exif)
+    turned = read_picture(tmp_path / "turned.png", (3, 2, 3))
+    assert (turned == np.rot90(COLOUR, -1)).all()
+    halves = np.zeros((40, 40), "uint8")
+    halves[:, 20:] = 200
+    Image.fromarray(halves).save(tmp_path / "large.png")
+    assert read_picture(tmp_path / "large.png", (1, 4, 1)).ravel().tolist()[::3] == [0, 200]
+
+
+@pytest.mark.parametrize(
+    "content, text",
+    [
+        (None, "No such file"),
+        (b"no picture", "cannot identify"),
+        (b"", "cannot identify"),
+        (0.5, "truncated|broken"),
+        (np.full((2, 3), 0.5, "float32"), "got floating-point numbers"),
+        (np.full((2, 3), -5, "int32"), "got grey levels from -5 to -5; .* from 0 to 65535"),
+    ],
+)
+def test_what_is_no_picture_is_named(tmp_path, content, text):
+    path = tmp_path / "a.tiff"
+    if isinstance(content, np.ndarray):
+        Image.fromarray(content).save(path)
+    elif isinstance(content, float):
+        path = tmp_path / "a.png"
+        Image.fromarray(np.tile(COLOUR, (20, 20, 1))).save(path)
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(content * len(whole))])
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=f"{path}: .*({text})"):
+        read_picture(path, (2, 3, 3))
 
 
 def test_no_files_and_no_network(tiny, monkeypatch):

@@ -24,6 +24,7 @@ import optax
 import pytest
 
 pytest.importorskip("orbax.checkpoint")
+from PIL import Image
 from training_server import few
 
 import cnnvjp
@@ -481,6 +482,12 @@ def test_evaluation_prediction_and_export(run, capsys, monkeypatch, tmp_path):
         assert stop.value.code == 1
         error = capsys.readouterr().err
         assert error.endswith(": /dev/full: cannot be written: No space left on device\n")
+
+    for index in (0, 3):
+        Image.fromarray(test.images[index, ..., 0]).save(f"{index}.png")
+    evaluate_main(["run", "--pictures", "0.png", "3.png"])
+    expected = [f"{i}.png: {p.argmax()}, {p.max():.2%}" for i, p in enumerate(probabilities[:4])]
+    assert capsys.readouterr().out.splitlines() == expected[::3]
 
     export_main(["run"])
     assert "run/network.jax: " in capsys.readouterr().out
