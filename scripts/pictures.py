@@ -64,7 +64,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     dy, w = [[2, -1], [1, 3]], [[1, 2, 1], [0, 3, 2], [4, 0, 1]]
     plot.backward_animation(dy, w, stride=2).save(FOLDER / "convolution_backwards.gif")
-    rows = speeds((ROOT / "README.md").read_text())
+    rows = speeds((ROOT / "README.md").read_text("utf-8"))
     # What it was drawn from goes with it, so that the tests can tell when it is stale.
     draw_speeds(rows).savefig(
         FOLDER / "speed.png", facecolor=plot.PAPER, metadata={"Description": repr(rows)}

@@ -101,18 +101,18 @@ def make_folder(folder: Path, about: dict[str, Any]) -> None:
     """
     before, resumes = folder.exists(), (folder / "config.json").exists()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.glob(f".*{TEMPORARY}"):
-            path.unlink(missing_ok=True)
-        write_json(folder / "config.json", about)
-    except (OSError, StorageError) as error:
+        with storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.glob(f".*{TEMPORARY}"):
+                path.unlink(missing_ok=True)
+            write_json(folder / "config.json", about)
+    except StorageError as error:
         if resumes:
             raise
         if not before:
             with contextlib.suppress(OSError):
                 folder.rmdir()
-        reason = error.reason if isinstance(error, StorageError) else error.strerror
-        raise _unusable(folder, reason) from error
+        raise _unusable(folder, error.reason) from error
 
 
 def _unusable(folder: Path, reason: str | None) -> UsageError:
@@ -242,6 +242,8 @@ def storing(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except StorageError:  # of a file within
+        raise
     except Exception as error:
         reason = disk_error(error)
         if reason is None:

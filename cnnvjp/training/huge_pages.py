@@ -30,7 +30,7 @@ def restart_with_huge_pages(module: str | None = None) -> None:
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     try:
-        asked = "[madvise]" in SETTING.read_text()
+        asked = "[madvise]" in SETTING.read_text("utf-8")
     except OSError:
         asked = False
     named = sys.argv[0] in sys.orig_argv or module in sys.orig_argv

@@ -85,11 +85,11 @@ def train_network(config: Config) -> Path:
         setup.data.parts["train"].images.shape[1:],
     )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    if first_process():
-        make_folder(folder, describe(setup, parameters))
     counts = [f"{len(part.images)} {name}" for name, part in setup.data.parts.items()]
     counts[0] += "ing"
     try:
+        if first_process():
+            make_folder(folder, describe(setup, parameters))
         say(f"{config.model}: {parameters:,} parameters; {' and '.join(counts)} images")
         _run(setup, setup.layout.replicated(state))
         say(f"{time.perf_counter() - started:.0f} s; results in {folder}")

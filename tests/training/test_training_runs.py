@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -339,6 +340,9 @@ def test_output_and_disk_that_take_no_more(run, monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(loop, "make_prepare", noted)
     monkeypatch.setattr(loop, "measured", graded)
+    # Every file of events in the same second, by which tensorboardX names them.
+    clock = types.SimpleNamespace(time=lambda: 1e9)
+    monkeypatch.setattr("tensorboardX.event_file_writer.time", clock)
     options = ("--epochs", "4", "--accumulate", "2", "--checkpoint-every", "3", "--flip")
     run(*options, "--out", "whole")
     assert numbers == list(range(24))  # of every part of each of 12 batches another
@@ -370,6 +374,9 @@ def test_output_and_disk_that_take_no_more(run, monkeypatch, capsys, tmp_path):
         patch.setattr(sys, "stdout", full)
         text = "train.py: standard output cannot be written: No space left on device; go on with "
         assert stopped(1, "--resume", "run") == text + "train.py --resume run\n"
+    with largest_file(100):
+        text = "train.py: run/config.json: cannot be written: File too large; go on with train.py "
+        assert stopped(1, "--resume", "run") == text + "--resume run\n"
     assert numbers == []
     numbers += range(8)  # from which the accuracies follow
     run("--resume", "run")
