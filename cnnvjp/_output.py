@@ -1,9 +1,10 @@
-"""What the command lines of `scripts/` print, and how they end where it cannot be printed.
+"""Standard output of the command lines in `scripts/`, and how they end if it cannot be written.
 
-A program whose reader has left, as in `train.py | head -1`, ends without a word and with status
-141, as shells report a program that SIGPIPE ended. Standard output that cannot be written, on a
-full disk for example, is one line on standard error and status 1. If a stream was closed before
-the program started, as by `>&-`, what would be printed there is dropped.
+If the reader of a pipe has closed it, as in `train.py | head -1`, the program ends silently with
+status 141, which is what shells report of a program that SIGPIPE ended. If standard output cannot
+be written for another reason, such as a full disk, the program ends with one line on standard error
+and status 1. A stream that was closed before the program started, as by `>&-`, is replaced by the
+null device.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ class OutputError(Exception):
 
 @contextlib.contextmanager
 def to_output() -> Iterator[None]:
-    """Within it, a failure to print raises an OutputError; at its end all is printed."""
+    """Flushes standard output at its end; a failure to write it raises an OutputError."""
     try:
         try:
             yield
@@ -55,7 +56,7 @@ def put(line: str) -> None:
 
 @contextlib.contextmanager
 def command(program: str) -> Iterator[None]:
-    """Ends a program as this module's description says; everything it does belongs within.
+    """Ends a program as this module's docstring says; its whole main function belongs within.
 
     Args:
         program: its name, in errors.
@@ -68,7 +69,7 @@ def command(program: str) -> Iterator[None]:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
-            # Characters that the locale's encoding lacks, and bytes of a path that are not text.
+            # For characters that the locale lacks, and bytes of a path that are not valid text.
             stream.reconfigure(errors="backslashreplace")
     try:
         yield
@@ -87,7 +88,7 @@ def leave_unprinted(program: str, status: int, message: str) -> NoReturn:
     Raises:
         SystemExit: always.
     """
-    # Python would try to write what it holds once more, at its end.
+    # When Python exits it flushes what is still buffered, which would fail again.
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if status == 128 + signal.SIGPIPE:

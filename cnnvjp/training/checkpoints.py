@@ -102,7 +102,7 @@ class Checkpoints:
         self._preserved.best = best
         self._empty()
         if jax.process_index() == 0:
-            # Orbax's threads report a full disk each by itself, in pages; so it is asked before.
+            # On a full disk each of Orbax's threads would print a traceback: check for room first.
             arrays = sum(leaf.nbytes for leaf in jax.tree.leaves((model, optimizer)))
             reserve(self._folder, arrays + OVERHEAD)
         with self._writing():
@@ -110,7 +110,7 @@ class Checkpoints:
         self._saved = self._watch.submit(self._wait)
 
     def check(self) -> None:
-        """Looks whether the last checkpoint could be saved, if it is known by now.
+        """Raises the error of the last checkpoint, if it has failed in the background.
 
         Raises:
             StorageError: if it could not.
@@ -152,7 +152,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Says of a disk that takes no more what it says itself, and not where orbax met it."""
+        """Turns errors of the disk into a StorageError, and silences Orbax's log of them."""
         with storing(self._folder), only_errors_logged(logging.CRITICAL):
             yield
 

@@ -152,8 +152,11 @@ def from_json(saved: dict[str, Any]) -> Config:
     names = {field.name for field in dataclasses.fields(Config)} & saved.keys()
     options = {name: saved[name] for name in names}
     options |= {name: Path(options[name]) for name in PATHS if options.get(name) is not None}
+    # Earlier versions accepted and saved these for every model and data set.
     if options.get("model") != "resnet":
-        options["depth"] = None  # earlier versions saved that of a resnet for every model
+        options["depth"] = None
+    if options.get("data") == "digits":
+        options["data_dir"] = None
     # Where it ran is no property of the run.
     for name in ("coordinator", "processes", "process_id", "resume"):
         options[name] = None

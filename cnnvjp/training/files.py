@@ -30,7 +30,7 @@ import numpy as np
 from cnnvjp.training.errors import StorageError, UsageError
 
 TEMPORARY = ".writing"
-# What a disk says in the words of libraries that raise no OSError.
+# Looked for in the messages of libraries that raise no OSError.
 DISK_ERRORS = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -235,7 +235,7 @@ def reserve(folder: Path, size: int) -> None:
 
 @contextlib.contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """Raises what the disk says of a file or a folder, and nothing else, as a StorageError.
+    """Converts errors of the disk, and no others, to a StorageError.
 
     Args:
         path: the file or folder.
@@ -252,7 +252,7 @@ def storing(path: Path) -> Iterator[None]:
 
 
 def disk_error(error: BaseException | None) -> str | None:
-    """What the system says of a disk, from an error that was raised for it.
+    """The system's message of a disk error, whichever exception carries it.
 
     Args:
         error: the error, with those that caused it.

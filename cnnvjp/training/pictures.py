@@ -91,7 +91,7 @@ def drawable(texts: Iterable[str]) -> tuple[list[str], list[str]]:
     fonts = font_manager.fontManager.ttflist if missing else []
     upright = {font.name: font.fname for font in fonts if (font.style, font.weight) == UPRIGHT}
     for family, path in sorted(upright.items()):
-        # That of the last resort has a box for each character.
+        # The last resort font draws every character as a box.
         if not family.startswith("Last Resort") and missing & _characters(path):
             families.append(family)
             missing -= _characters(path)

@@ -467,13 +467,15 @@ def test_a_file_is_whole_or_not_there(monkeypatch, tmp_path):
 
 def test_paths_that_are_no_text_come_back(tmp_path):
     """Of the data, say; what is written is UTF-8 that any reader of JSON takes."""
-    options = config.to_json(config.Config(data_dir=Path("caf\udce9 é 数")))
+    options = config.to_json(config.Config(data="mnist", data_dir=Path("caf\udce9 é 数")))
     files.write_json(tmp_path / "config.json", options)
     (tmp_path / "config.json").read_bytes().decode()
     assert config.saved_config(tmp_path).data_dir == Path("caf\udce9 é 数")
 
 
-def test_earlier_runs_of_other_networks_have_a_depth():
+def test_what_earlier_runs_saved_to_no_end_is_dropped():
+    assert config.from_json({"data": "digits", "data_dir": "data"}).data_dir is None
+    assert config.from_json({"data": "mnist", "data_dir": "data"}).data_dir == Path("data")
     assert config.from_json({"model": "lenet5", "depth": 8}).depth is None
     assert config.from_json({"model": "resnet", "depth": 20}).depth == 20
 
