@@ -390,7 +390,7 @@ def test_squares_and_diamonds():
     params, state = model.init(None, (15, 15, 1))
     rows, columns = np.indices((3, 3))  # of the templates of fig. 8.5
     lines = np.stack([rows == 1, columns == 1, rows == columns, rows + columns == 2], -1)
-    assert (params["conv1"]["w"] == lines[:, :, None]).all()
+    assert (np.asarray(params["conv1"]["w"]) == lines[:, :, None]).all()
     for label, outlines, count in ((0, squares(), 506), (1, diamonds(), 286)):
         images = jnp.asarray(np.stack(list(outlines)), jnp.float32)
         assert len(images) == len(np.unique(images, axis=0)) == count
