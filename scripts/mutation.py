@@ -4,24 +4,27 @@
     python scripts/mutation.py --sample 40 --only convolution --seed 1
 
 Cosmic Ray makes the changes, called mutants: a number that is one off, another operator, another
-comparison, a condition the other way round. One operator is added here, which exchanges two
-arguments of a call, since a rule may be nothing but calls. Each mutant is written into a copy of
-the project, and the fast tests of its module are run against it. It is killed if they fail or take
-far too long. The sample goes round the modules, and in each module round its functions, so that
-every rule has its turn. What survived is listed, each with the reason why no test can tell it from
-the original, from `mutation_survivors.py`; without a reason, or with too few killed, the script
-fails.
+comparison, a condition the other way round. Since a function may be nothing but calls, five kinds
+of change are added here: two arguments of a call exchanged, an argument dropped, two elements of a
+tuple or a list swapped, another random key used, a cast forgotten. Each mutant is written into a
+copy of the project, and the fast tests of its module are run against it. It is killed if they fail
+or take far too long. The sample goes round the modules, in each module round its functions, and in
+each function round the kinds of change, so that every rule and every kind has its turn. What
+survived is listed, each with the reason why no test can tell it from the original, from
+`mutation_survivors.py`; without a reason, or with too few killed, the script fails.
 """
 
 import collections
 import concurrent.futures
 import dataclasses
 import difflib
+import functools
 import itertools
 import json
 import os
 import queue
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -44,11 +47,20 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "cnnvjp"
 ENOUGH = 0.95
 
-# The fast tests of each module, those first that know it best. What is not here are the networks,
-# their training, and the equations, against which the rules are tested.
+# Modules, and folders of them, that no mutant is made of, and why.
+LEFT_OUT = {
+    "equations": "the rules are tested against them",
+    "plot": "nearly every number is a place, a size or a colour, of which only an eye can judge",
+    "training/pictures": "the same",
+    "training/__main__": "runs in a process of its own, which takes long to start",
+}
+
+# The fast tests of each module, those first that know it best: a file of tests, or one test of it.
 WRONG = "test_wrong_calls.py"  # of every public function, with what each is told
 CONVOLUTION = ("test_convolution.py", "test_cpu_formulations.py")
 POOLING = ("test_pooling.py", "test_cpu_formulations.py")
+MODELS = ("test_models.py", "test_normalized_models.py")
+SCRIPT, RUNS = "test_train_script.py", "test_training_runs.py"
 TESTS: dict[str, tuple[str, ...]] = {
     "_checks/arrays": ("test_affine.py", "test_losses.py", "test_regularization.py", WRONG),
     "_checks/compiled": ("test_convolution.py",),
@@ -83,6 +95,15 @@ TESTS: dict[str, tuple[str, ...]] = {
     "losses": ("test_losses.py", WRONG),
     "max_pooling": ("test_pooling.py", WRONG),
     "max_unpooling": ("test_pooling.py", WRONG),
+    "model": (MODELS[0], WRONG),
+    "models/_autoencoder": (MODELS[0], WRONG),
+    "models/_layers": (*MODELS, WRONG),
+    "models/_lenet5": (MODELS[0], WRONG),
+    "models/_mobilenet": (*MODELS[::-1], WRONG),
+    "models/_normalized": (*MODELS[::-1], WRONG),
+    "models/_resnet": (*MODELS[::-1], WRONG),
+    "models/_squares_and_diamonds": (MODELS[0], WRONG),
+    "models/_textbook": (MODELS[0], WRONG),
     "normalization": ("test_normalization.py", WRONG),
     "padding": ("test_padding.py", WRONG),
     "regularization": ("test_regularization.py", WRONG),
@@ -95,7 +116,42 @@ TESTS: dict[str, tuple[str, ...]] = {
     "smooth_activations": ("test_activations.py", WRONG),
     "softmax_activations": ("test_activations.py", WRONG),
     "sum_pooling": ("test_pooling.py", WRONG),
+    "train": ("test_train.py", WRONG),
+    "training/__init__": (RUNS,),
+    "training/batches": (SCRIPT, RUNS),
+    "training/checkpoints": (RUNS, SCRIPT),
+    "training/commands": (RUNS, SCRIPT),
+    "training/config": (SCRIPT, RUNS),
+    "training/data": ("test_training_data.py", SCRIPT),
+    "training/devices": (RUNS, SCRIPT),
+    "training/evaluation": (RUNS,),
+    "training/export": (RUNS,),
+    "training/files": (SCRIPT, RUNS),
+    "training/formats": ("test_training_data.py",),
+    "training/huge_pages": ("test_huge_pages.py",),
+    "training/loop": (SCRIPT, RUNS),
+    "training/reports": (SCRIPT, RUNS),
+    "training/runs": (RUNS, SCRIPT),
+    "training/setup": (SCRIPT, RUNS),
+    "training/signals": (f"{RUNS}::test_signals_stop_a_run_which_goes_on",),
+    "training/tasks": (SCRIPT, RUNS),
     "unfolding": ("test_unfolding.py", WRONG),
+}
+
+# Tests that start processes and take long: they are run where they are named above alone.
+SLOW = {
+    "test_huge_pages.py": ("test_training_starts_again",),
+    SCRIPT: (
+        "test_without_options_it_reaches_98_percent",
+        "test_the_module_does_what_the_script_does",
+        "test_importing_it_is_left_to_the_user",
+    ),
+    RUNS: (
+        "test_signals_stop_a_run_which_goes_on",
+        "test_the_statistics_of_batch_normalization_go_on_too",
+        "test_kills_leave_whole_files_and_a_run_that_goes_on",
+        "test_two_processes_train_as_one",
+    ),
 }
 
 
@@ -108,7 +164,7 @@ class Config:
         only: modules whose names contain this text; all by default.
         seed: of the sample.
         workers: how many are tested at a time.
-        count: whether to count the mutants of every function instead.
+        count: whether to count the mutants of every function and kind instead.
         out: a file for the results, made with its folder if need be.
     """
 
@@ -162,12 +218,17 @@ def path(module: str) -> Path:
 # ------------------------------------------------------------------------------------------
 
 
+def is_named(argument: Any) -> bool:
+    """Whether an argument is given by its name, or is a dict of such."""
+    return argument.type == "argument" and any(part in ("=", "**") for part in argument.children)
+
+
 class ExchangeArguments(Operator):
     """Exchanges the first two arguments of a call where both are given by position."""
 
     def mutation_positions(self, node: Any) -> Iterator[Any]:
         """The calls with two such arguments."""
-        if node.type == "arglist" and all(self._by_position(part) for part in node.children[:3:2]):
+        if node.type == "arglist" and not any(is_named(part) for part in node.children[:3:2]):
             yield node.start_pos, node.end_pos
 
     def mutate(self, node: Any, index: int) -> Any:
@@ -179,16 +240,208 @@ class ExchangeArguments(Operator):
         node.children[:3] = second, comma, first
         return node
 
-    @staticmethod
-    def _by_position(part: Any) -> bool:
-        return part.type != "argument"
-
     @classmethod
     def examples(cls) -> tuple[Example, ...]:
         """What it does."""
         return (Example("f(x, y, z)", "f(y, x, z)"),)
 
 
+class DropArgument(Operator):
+    """Leaves out an argument of a call: one given by its name, or the last of several others."""
+
+    def mutation_positions(self, node: Any) -> Iterator[Any]:
+        """The arguments of a call, or of a decorator, that can be left out."""
+        for argument in self._arguments(node):
+            yield argument.start_pos, argument.end_pos
+
+    def mutate(self, node: Any, index: int) -> Any:
+        """Leaves one out, with the comma behind it, or before it if it is the last."""
+        argument = self._arguments(node)[index]
+        siblings = argument.parent.children
+        place = siblings.index(argument)
+        if argument.parent is node:
+            del siblings[place]
+        elif place + 1 < len(siblings):
+            del siblings[place : place + 2]
+        else:
+            del siblings[max(place - 1, 0) :]
+        return node
+
+    @staticmethod
+    def _arguments(node: Any) -> list[Any]:
+        if node.type not in ("trailer", "decorator") or "(" not in node.children:
+            return []
+        content = node.children[node.children.index("(") + 1]
+        parts = content.children[::2] if content.type == "arglist" else [content]
+        named = [is_named(part) for part in parts]
+        others = [i for i, by_name in enumerate(named) if not by_name]
+        return [part for i, part in enumerate(parts) if named[i] or [i] == others[1:][-1:]]
+
+    @classmethod
+    def examples(cls) -> tuple[Example, ...]:
+        """What it does."""
+        return (
+            Example("f(x, y, axis=z)", "f(x, axis=z)", 0),
+            Example("f(x, y, axis=z)", "f(x, y)", 1),
+            Example("x.sum(axis=0)", "x.sum()"),
+            Example("f(a=x, **options)", "f( **options)", 0),
+            Example("@partial(f, a=1)\ndef g(): pass", "@partial(f)\ndef g(): pass"),
+        )
+
+
+class SwapPair(Operator):
+    """Swaps neighbours in a tuple, a list or an unpacking."""
+
+    def mutation_positions(self, node: Any) -> Iterator[Any]:
+        """The neighbours, but where their order means nothing."""
+        if not self._is_sequence(node) or self._is_set(node):
+            return
+        elements = node.children[::2]
+        for left, right in itertools.pairwise(elements):
+            yield left.start_pos, right.end_pos
+
+    def mutate(self, node: Any, index: int) -> Any:
+        """Swaps them, with the space before each left where it is."""
+        place = 2 * index
+        first, comma, second = node.children[place : place + 3]
+        prefixes = [part.get_first_leaf().prefix for part in (first, second)]
+        for part, prefix in zip((second, first), prefixes, strict=True):
+            part.get_first_leaf().prefix = prefix
+        node.children[place : place + 3] = second, comma, first
+        return node
+
+    @staticmethod
+    def _is_sequence(node: Any) -> bool:
+        kinds = ("testlist_comp", "testlist_star_expr", "testlist", "exprlist")
+        return node.type in kinds and node.children[1] == ","
+
+    @staticmethod
+    def _is_set(node: Any) -> bool:
+        """Whether it says only what is, or is caught, or is public."""
+        whole = node.parent if node.type == "testlist_comp" else node
+        call = whole.parent.parent if whole.parent.type == "arglist" else None
+        assigned = whole.parent.children[0] if whole.parent.type == "expr_stmt" else None
+        return (
+            text_before(whole) in ("in", "except")
+            or (call is not None and text_before(call) == "isinstance")
+            or (assigned is not None and assigned.get_code().strip() == "__all__")
+        ) and "for" not in whole.parent.children
+
+    @classmethod
+    def examples(cls) -> tuple[Example, ...]:
+        """What it does."""
+        return (
+            Example("y = (a, b, c)", "y = (b, a, c)", 0),
+            Example("y = [a, b, c]", "y = [a, c, b]", 1),
+            Example("a, b = f(x)", "b, a = f(x)"),
+            Example("for a, b in f(x): pass", "for b, a in f(x): pass"),
+            Example("def f(x): return x, (y, z)", "def f(x): return (y, z), x", 0),
+        )
+
+
+class ReuseKey(Operator):
+    """Uses another random key, of those that the function has bound before."""
+
+    _KEY = re.compile(r"(\w+_)?keys?\d*|key_\w+")
+
+    def mutation_positions(self, node: Any) -> Iterator[Any]:
+        """The uses of a key, each as often as there are others."""
+        for _ in self._others(node):
+            yield node.start_pos, node.end_pos
+
+    def mutate(self, node: Any, index: int) -> Any:
+        """Names the other key instead."""
+        node.value = self._others(node)[index]
+        return node
+
+    def _others(self, node: Any) -> list[str]:
+        if not self._is_key(node) or not self._is_use(node):
+            return []
+        whole = list(ancestors(node))
+        functions = [part for part in whole if part.type == "funcdef"]
+        names = [name for function in functions[-1:] for name in ast_nodes(function)]
+        bound = {
+            name.value
+            for name in names
+            if self._is_key(name)
+            and name.start_pos < node.start_pos
+            and self._binding(name) not in (None, *whole)
+            and parso.tree.search_ancestor(name, "funcdef") in functions
+        }
+        return sorted(bound - {node.value})
+
+    @staticmethod
+    def _binding(name: Any) -> Any:
+        """The parameter or the assignment that gives a name its value."""
+        definition = name.get_definition()
+        kinds = ("param", "expr_stmt")
+        return definition if definition is not None and definition.type in kinds else None
+
+    def _is_key(self, node: Any) -> bool:
+        return node.type == "name" and self._KEY.fullmatch(node.value) is not None
+
+    @staticmethod
+    def _is_use(name: Any) -> bool:
+        named = name.parent.type == "argument" and name.parent.children[:2] == [name, "="]
+        attribute = name.parent.type == "trailer" and name.parent.children[0] == "."
+        called = name.get_next_leaf() == "("
+        return not (named or attribute or called or name.is_definition())
+
+    @classmethod
+    def examples(cls) -> tuple[Example, ...]:
+        """What it does."""
+        split = "def f(key):\n    a_key, key2 = split(key)\n    return "
+        return (
+            Example(f"{split}g(a_key)", f"{split}g(key)", 0),
+            Example(f"{split}g(a_key)", f"{split}g(key2)", 1),
+            Example(f"{split}g(key=key2)", f"{split}g(key=a_key)", 0),
+        )
+
+
+class ForgetCast(Operator):
+    """Leaves an array in the dtype that it has."""
+
+    def mutation_positions(self, node: Any) -> Iterator[Any]:
+        """Each `x.astype(dtype)` and `convert_element_type(x, dtype)`."""
+        for place in self._casts(node):
+            yield node.children[place].start_pos, node.children[place + 1].end_pos
+
+    def mutate(self, node: Any, index: int) -> Any:
+        """Leaves x alone."""
+        place = self._casts(node)[index]
+        method, call = node.children[place : place + 2]
+        if method.children[1].value == "astype":
+            del node.children[place : place + 2]
+        else:
+            prefix = node.get_first_leaf().prefix
+            del call.children[1].children[1:]
+            del node.children[: place + 1]
+            call.get_first_leaf().prefix = prefix
+        return node
+
+    @staticmethod
+    def _casts(node: Any) -> list[int]:
+        if node.type not in ("atom_expr", "power"):
+            return []
+        return [
+            place
+            for place, (name, call) in enumerate(itertools.pairwise(node.children))
+            if name.type == call.type == "trailer"
+            and call.children[0] == "("
+            and name.children[1].get_code() in ("astype", "convert_element_type")
+        ]
+
+    @classmethod
+    def examples(cls) -> tuple[Example, ...]:
+        """What it does."""
+        return (
+            Example("y = x.astype(d) + 1", "y = x + 1"),
+            Example("y = (a + b).astype(d).sum()", "y = (a + b).sum()"),
+            Example("y = lax.convert_element_type(x, d)[0]", "y = (x)[0]"),
+        )
+
+
+OWN = (ExchangeArguments, DropArgument, SwapPair, ReuseKey, ForgetCast)
 ARITHMETIC = "Add", "Sub", "Mul", "Div", "FloorDiv", "Mod", "Pow"
 SETS = "BitOr", "BitAnd", "BitXor"
 IDENTITY = "Is", "IsNot"
@@ -211,18 +464,20 @@ def _plausible(name: str) -> bool:
 
 
 OPERATORS = {name: get_operator(name) for name in sorted(operator_names()) if _plausible(name)}
-OPERATORS["ExchangeArguments"] = ExchangeArguments
+OPERATORS |= {operator.__name__: operator for operator in OWN}
 
 
+@functools.cache
 def all_mutants(module: str) -> list[Mutant]:
     """Every change of a module, but in annotations."""
     nodes = list(ast_nodes(parso.parse(path(module).read_text())))
     found = []
     for name, operator in OPERATORS.items():
-        places = (node for node in nodes for _ in operator().mutation_positions(node))
-        for occurrence, node in enumerate(places):
+        positions = operator().mutation_positions
+        places = ((node, start) for node in nodes for start, _ in positions(node))
+        for occurrence, (node, (line, _)) in enumerate(places):
             if not in_annotation(node):
-                found.append(Mutant(module, function_of(node), name, occurrence, node.start_pos[0]))
+                found.append(Mutant(module, function_of(node), name, occurrence, line))
     return found
 
 
@@ -233,8 +488,16 @@ def ancestors(node: Any) -> Iterator[Any]:
         node = node.parent
 
 
+def text_before(node: Any) -> str:
+    """The name or sign that stands before a node."""
+    leaf = node.get_previous_leaf() if node.parent else None
+    return leaf.value if leaf else ""
+
+
 def in_annotation(node: Any) -> bool:
     """Whether a node is part of a type, or of a signature that is nothing else."""
+    if any(text_before(part) == "Callable" for part in ancestors(node)):
+        return True
     if any(part.type == "decorated" and "@overload" in part.get_code() for part in ancestors(node)):
         return True
     return any(
@@ -255,15 +518,26 @@ def function_of(node: Any) -> str:
 
 
 def sampled(mutants: dict[str, list[Mutant]], size: int, seed: int) -> list[Mutant]:
-    """Mutants of all modules in turn, and in each module of all functions in turn."""
+    """Mutants of all modules in turn, in each of all functions, and in each of all kinds."""
     rng = random.Random(seed)
     queues = []
     for of_module in mutants.values():
-        functions = collections.defaultdict(list)
+        functions: dict[str, dict[str, list[Mutant]]] = {}
         for mutant in rng.sample(of_module, len(of_module)):
-            functions[mutant.function].append(mutant)
-        queues.append(in_turn(functions.values()))
+            kinds = functions.setdefault(mutant.function, {})
+            kinds.setdefault(kind_of(mutant.operator), []).append(mutant)
+        queues.append(in_turn([in_turn(shuffled(kinds, rng)) for kinds in functions.values()]))
     return list(itertools.islice(in_turn(queues), size))
+
+
+def shuffled(kinds: dict[str, list[Mutant]], rng: random.Random) -> list[list[Mutant]]:
+    """The mutants of each kind, the kinds in any order."""
+    return rng.sample(list(kinds.values()), len(kinds))
+
+
+def kind_of(operator: str) -> str:
+    """What the operator changes, whatever into."""
+    return operator.split("/")[-1].split("_")[0]
 
 
 def in_turn(sequences: Iterable[Iterable[Any]]) -> Iterator[Any]:
@@ -285,7 +559,7 @@ def in_turn(sequences: Iterable[Iterable[Any]]) -> Iterator[Any]:
 
 def copied(folder: Path) -> Path:
     """A copy of the project, to be changed."""
-    for name in ("cnnvjp", "tests", "pyproject.toml"):
+    for name in ("cnnvjp", "tests", "scripts", "pyproject.toml"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     return folder
@@ -307,6 +581,16 @@ PYTEST = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
 PYTEST += ["-W", "ignore:Error reading persistent", "-W", "ignore:Error writing persistent"]
 
 
+def selected(folder: Path, tests: tuple[str, ...]) -> Iterator[str]:
+    """What tells pytest which tests of a copy to run."""
+    for name in tests:
+        file, *test = name.split("::")
+        path = next((folder / "tests").rglob(file)).relative_to(folder)
+        yield "::".join([str(path), *test])
+        if not test:
+            yield from (f"--deselect={path}::{slow}" for slow in SLOW.get(file, ()))
+
+
 def seconds_to_pass(
     folder: Path, tests: tuple[str, ...], limit: float | None = None
 ) -> float | None:
@@ -314,7 +598,7 @@ def seconds_to_pass(
     start = time.monotonic()
     try:
         run = subprocess.run(
-            [*PYTEST, *(next((folder / "tests").rglob(name)) for name in tests)],
+            [*PYTEST, *selected(folder, tests)],
             cwd=folder,
             env={**os.environ, **settings(folder)},
             stdout=subprocess.DEVNULL,
@@ -375,6 +659,8 @@ def print_counts(mutants: dict[str, list[Mutant]]) -> None:
         print(f"{module}: {len(of_module)}")
         for function, count in sorted(counts.items()):
             print(f"    {function}: {count}")
+        kinds = collections.Counter(kind_of(mutant.operator) for mutant in of_module)
+        print("    of the kinds", ", ".join(f"{kind}: {n}" for kind, n in sorted(kinds.items())))
         definitions = parso.parse(path(module).read_text()).iter_funcdefs()
         rules = [d.name.value for d in definitions if is_rule(d.name.value)]
         if none := [rule for rule in rules if rule not in counts]:

@@ -51,9 +51,18 @@ SURVIVORS: dict[tuple[str, str], str] = {
         f"{NEVER}: one map's plane has one axis, so that axis 1 is the last"
     ),
     (
+        "models/_autoencoder",
+        '1.0 * _STRIDE**2, "fan_in", "truncated_normal", in_axis=+1, out_axis=-2',
+    ): f"{NEVER}: the fan-in is the product of all axes but that of the outputs",
+    (
         "rewriting/_drop_in",
         "return jax.jit(computed, static_argnames=options, inline=False)",
     ): "changes only whether the call is a function of its own in the program",
     ("resizing", "@functools.lru_cache(maxsize= 255)"): MEMORY,
+    (
+        "training/evaluation",
+        "for index, (label, guess) in enumerate(zip(evaluation.part.labels, guesses, "
+        "strict=False)):",
+    ): LENGTHS,
     ("resizing", "@functools.lru_cache(maxsize= 257)"): MEMORY,
 }

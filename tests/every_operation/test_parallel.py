@@ -1,5 +1,7 @@
 """Every operation's gradients on several devices, in every kind of layout JAX has."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -32,23 +34,25 @@ def test_every_layout(operation):
         check_shard_map(operation, slopes)
 
 
+SIZES = {"data": 2, "four": 4, "rows": 2, "columns": 3, "channels": 2, "copies": 2}
 LAYOUTS = {
-    "rows": (None, "rows"),
+    "rows and columns": (None, "rows", "columns"),
     "channels": (None, None, None, "channels"),
     "batch, rows and channels": ("data", "rows", None, "channels"),
+    "batch and channels": ("four", None, None, "channels"),
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=IDS)
 def test_maps_in_parts(operation, layout):
-    """Maps divided along other axes than the batch, over 2 or 8 devices, as on one device."""
+    """Maps divided along other axes than the batch, over 2 to 8 devices, as on one device."""
     args, batched = arguments(operation)
     mesh = mesh_of(filter(None, LAYOUTS[layout]))
 
     def placed(argument, is_batch):
         divided = zip(argument.shape, LAYOUTS[layout] if is_batch else (), strict=False)
-        spec = P(*(axis if size % 2 == 0 else None for size, axis in divided))
+        spec = P(*(axis if axis and size % SIZES[axis] == 0 else None for size, axis in divided))
         return jax.device_put(argument, NamedSharding(mesh, spec))
 
     _, slopes = expected(operation)(*args)
@@ -59,14 +63,42 @@ def test_maps_in_parts(operation, layout):
 
 
 def mesh_of(axes):
-    """A mesh of Auto axes, two devices along each."""
+    """A mesh of Auto axes."""
     axes = tuple(axes)
+    sizes = tuple(SIZES[axis] for axis in axes)
     return jax.make_mesh(
-        (2,) * len(axes),
+        sizes,
         axes,
         axis_types=(AxisType.Auto,) * len(axes),
-        devices=jax.devices()[: 2 ** len(axes)],
+        devices=jax.devices()[: math.prod(sizes)],
     )
+
+
+SEVERAL = [o for o in OPERATIONS if len(o.shapes) + len(o.fixed) > 1]
+
+
+@pytest.mark.parametrize("operation", SEVERAL, ids=[o.name for o in SEVERAL])
+def test_one_argument_in_parts(operation):
+    """Each argument alone divided along its first or its last axis, as on one device."""
+    args, _ = arguments(operation)
+    mesh = mesh_of(["data"])
+
+    @jax.jit
+    def slopes_by_layout(*args):
+        found = [gradients(operation, operation.f)(*args)]
+        for i, argument in enumerate(args):
+            for spec in {P("data"), P(*[None] * (argument.ndim - 1), "data")}:
+                axis = spec.index("data")
+                if argument.shape[axis] % 2 == 0:
+                    part = jax.lax.with_sharding_constraint(argument, NamedSharding(mesh, spec))
+                    found.append(gradients(operation, operation.f)(*args[:i], part, *args[i + 1 :]))
+        return found
+
+    whole, *divided = slopes_by_layout(*args)
+    assert divided
+    for slopes in divided:
+        for got, want in zip(slopes, whole, strict=True):
+            assert_close(got, want, tolerance=1e-11)
 
 
 @pytest.mark.xfail(strict=True, reason="XLA sums lax's kernel gradient over copies of the maps too")

@@ -128,6 +128,60 @@ CASES = [
     ((2, 19, 3), (4, 3, 5), 1, dict(stride=2, dilation=3, padding=((-1, 4),)), "f--"),
 ]
 
+# Where one choice ends and the next begins, axis by axis: of these only the choice is asked for
+EDGES = [
+    # strides of one axis alone
+    ((2, 9, 10, 1), (3, 3, 1, 32), 1, dict(stride=(1, 2)), "ft-"),
+    ((2, 9, 10, 1), (3, 3, 1, 32), 1, dict(stride=(2, 1)), "ft-"),
+    ((2, 9, 10, 6), (5, 5, 6, 4), 1, dict(stride=(1, 2)), "-t-"),
+    ((2, 9, 10, 6), (5, 5, 6, 4), 1, dict(stride=(2, 1)), "-t-"),
+    ((1, 24, 22, 16), (4, 1, 16, 4), 1, dict(stride=(3, 1)), "-s-"),
+    # dilations of one axis alone
+    ((2, 9, 9, 3), (3, 3, 3, 4), 1, dict(stride=2, dilation=(1, 2)), "f--"),
+    ((2, 9, 9, 3), (3, 3, 3, 4), 1, dict(stride=2, dilation=(2, 1)), "f--"),
+    # kernels and images that are not square, just large or just small enough for banded matrices
+    ((2, 9, 10, 6), (5, 4, 6, 4), 1, dict(), "---"),
+    ((2, 9, 10, 6), (4, 5, 6, 4), 1, dict(), "---"),
+    ((1, 50, 20, 2), (5, 9, 2, 3), 1, dict(), "-n-"),
+    ((1, 9, 50, 2), (5, 9, 2, 3), 1, dict(), "-n-"),
+    ((1, 12, 50, 2), (9, 5, 2, 3), 1, dict(), "---"),
+    ((1, 9, 40, 6), (5, 5, 6, 4), 1, dict(), "-n-"),
+    ((1, 9, 41, 6), (5, 5, 6, 4), 1, dict(), "---"),
+    ((1, 9, 38, 6), (5, 5, 6, 4), 1, dict(padding=((0, 0), (1, 2))), "---"),
+    ((1, 9, 9, 16), (5, 5, 16, 16), 1, dict(), "-n-"),
+    ((1, 9, 9, 16), (5, 5, 16, 17), 1, dict(), "---"),
+    ((1, 9, 9, 17), (5, 5, 17, 16), 1, dict(), "---"),
+    # planes of a volume
+    ((1, 17, 3, 4, 2), (16, 1, 2, 2, 3), 1, dict(), "vvv"),
+    ((1, 17, 3, 4, 2), (17, 1, 2, 2, 3), 1, dict(), "---"),
+    ((1, 3, 18, 4, 2), (2, 17, 1, 2, 3), 1, dict(), "vvv"),
+    # channels of a group
+    ((1, 9, 9, 16), (3, 3, 8, 16), 2, dict(), "uub"),
+    ((1, 9, 9, 8), (3, 3, 4, 18), 2, dict(), "bbb"),
+    ((1, 9, 9, 18), (3, 3, 9, 4), 2, dict(), "bbb"),
+    ((1, 9, 9, 16), (4, 4, 8, 16), 2, dict(), "uub"),
+    ((1, 18, 16), (17, 8, 16), 2, dict(), "bbb"),
+    # taps of a depthwise kernel
+    ((1, 18, 10, 2), (16, 8, 1, 2), 2, dict(), "ddd"),
+    ((1, 44, 4, 2), (43, 3, 1, 2), 2, dict(), "bbb"),
+    # cells of a stride, and the zeros that fill them
+    ((1, 9, 9, 2), (2, 4, 2, 4), 1, dict(stride=(4, 2)), "ft-"),
+    ((1, 9, 9, 2), (1, 4, 2, 4), 1, dict(stride=(4, 2)), "f--"),
+    # channels of a patch
+    ((2, 9, 10, 2), (3, 3, 2, 32), 1, dict(), "f-m"),
+    ((2, 9, 10, 2), (5, 2, 2, 32), 1, dict(), "f--"),
+    ((2, 9, 10, 2), (3, 3, 2, 31), 1, dict(), "f--"),
+    # products of an output, input channels
+    ((1, 13, 14, 1), (8, 8, 1, 4), 1, dict(), "fnn"),
+    ((1, 13, 14, 1), (13, 5, 1, 4), 1, dict(), "nnn"),
+    ((1, 13, 14, 3), (7, 3, 3, 4), 1, dict(), "f--"),
+    ((1, 13, 14, 4), (3, 3, 4, 4), 1, dict(), "---"),
+    # pixels from which phases pay
+    ((1, 32, 16, 16), (3, 3, 16, 4), 1, dict(stride=2), "-s-"),
+    ((1, 16, 32, 16), (3, 3, 16, 4), 1, dict(stride=2), "-s-"),
+    ((1, 31, 16, 16), (3, 3, 16, 4), 1, dict(stride=2), "---"),
+]
+
 NAMES = {
     "d": "depthwise.",
     "u": r"grouped\.(?!merged)",
@@ -187,7 +241,9 @@ def test_formulations(rng, case):
         assert_close(dense.correlate_few(x, w, window), expected[0])
 
 
-@pytest.mark.parametrize("case", CASES, ids=map(str, range(len(CASES))))
+@pytest.mark.parametrize(
+    "case", CASES + EDGES, ids=[*map(str, range(len(CASES))), *map(str, EDGES)]
+)
 def test_choice(rng, case):
     x, w, dy, groups, _, window, chosen = setup(rng, case)
     found = (
@@ -278,6 +334,24 @@ def test_window_sums(rng, case):
 
     options = {"stride": 1} | options
     check_first_order(lambda x: sum_pool(x, size, **options), reference, x)
+
+
+@pytest.mark.parametrize(
+    "shape, size, stride, chosen",
+    [
+        ((1, 9, 8, 1), (3, 3), (1, 2), "d-"),
+        ((1, 9, 8, 1), (3, 3), (2, 1), "d-"),
+        ((1, 9, 8, 1), (3, 1), (1, 1), "dd"),
+        ((1, 9, 8, 1), (1, 3), (1, 1), "dd"),
+        ((1, 18, 10, 1), (16, 8), (1, 1), "dd"),
+        ((1, 44, 4, 1), (43, 3), (1, 1), "--"),
+    ],
+)
+def test_choice_of_window_sums(shape, size, stride, chosen):
+    window = make_window(shape[1:-1], size, stride, 0, 1)
+    x, dy = jnp.zeros(shape), jnp.zeros((1, *window.output_size, 1))
+    found = cpu.window_sum(x, window), cpu.window_spread(dy, window)
+    assert [f is None for f in found] == [letter == "-" for letter in chosen]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -10,7 +10,14 @@ from jax import lax
 from cnnvjp.convolution import conv_kernel_grad, conv_transpose
 from cnnvjp.losses import softmax_cross_entropy
 from cnnvjp.model import Model
-from cnnvjp.models import autoencoder, lenet5, squares_and_diamonds, textbook
+from cnnvjp.models import (
+    autoencoder,
+    lenet5,
+    mobilenet,
+    resnet,
+    squares_and_diamonds,
+    textbook,
+)
 
 KEY = jax.random.key(0)
 
@@ -91,15 +98,15 @@ def lax_autoencoder(params, x):
 
 
 REFERENCES = {
-    "textbook": (textbook(3, maps=(2, 4), dtype="float64"), (17, 16, 2), lax_textbook),
+    "textbook": (textbook(3, maps=(2, 4), dtype="float64"), (25, 22, 2), lax_textbook),
     "lenet5": (
         lenet5(7, dtype="float64"),
-        (18, 16, 1),
+        (24, 20, 1),
         lambda params, x: lax_lenet5(params, x, False),
     ),
     "classic lenet5": (
         lenet5(7, classic=True, dtype="float64"),
-        (16, 19, 3),
+        (20, 24, 3),
         lambda params, x: lax_lenet5(params, x, True),
     ),
     "autoencoder": (autoencoder((3, 2), dtype="float64"), (7, 10, 2), lax_autoencoder),
@@ -186,26 +193,57 @@ def test_initial_weights_keep_the_variance(rng):
             assert 0.5 < scale < 2, (name, scale)
 
 
-def test_initial_parameters():
-    """He's spread before relu, Glorot's before softmax, zero biases, and a key that matters."""
-    model = textbook(20, maps=(40, 50), kernel_size=3)
-    init = jax.jit(lambda key: model.init(key, (14, 14, 30)))
-    params, _ = init(jax.random.key(1))
-    spread = {
-        "conv1": np.sqrt(2 / (9 * 30)),
-        "conv3": np.sqrt(2 / (9 * 40)),
-        "dense5": np.sqrt(2 / (params["dense5"]["w"].shape[0] + 20)),
-    }
-    again, other = init(jax.random.key(1)), init(jax.random.key(2))
-    for name, expected in spread.items():
-        w = np.asarray(params[name]["w"])
-        assert abs(w.std() / expected - 1) < 0.05
-        assert not np.asarray(params[name]["b"]).any()
-        assert (w == np.asarray(again[0][name]["w"])).all()
-        assert (w != np.asarray(other[0][name]["w"])).mean() > 0.99
-    # No two layers share their numbers.
-    first = [np.asarray(params[name]["w"]).ravel()[:50] / spread[name] for name in spread]
-    assert all(abs(np.corrcoef(first)[np.triu_indices(3, 1)]) < 0.5)
+def number(layer):
+    return int("".join(filter(str.isdigit, layer)))
+
+
+def he(w):
+    """Of all but the last axis, which the outputs are counted along."""
+    return 2 / np.prod(w[:-1])
+
+
+def glorot(w):
+    return 2 / (np.prod(w[:-1]) + np.prod(w[:-2]) * w[-1])
+
+
+def upward(w):
+    """He's, where the last axis counts the inputs and a pixel is reached by a tap of four."""
+    return 2 * 4 / (np.prod(w[:-2]) * w[-1])
+
+
+VARIANCES = {
+    "textbook": (textbook(7, maps=(5, 6), kernel_size=(3, 4), dtype="float64"), (16, 21, 3), [he, he, glorot]),
+    "lenet5": (lenet5(7, dtype="float64"), (18, 24, 3), [he, he, he, he, glorot]),
+    "classic": (lenet5(7, classic=True, dtype="float64"), (18, 24, 3), [glorot] * 5),
+    "autoencoder": (autoencoder((7, 5), dtype="float64"), (9, 8, 3), [he, he, upward, lambda w: upward(w) / 2]),
+    "resnet": (resnet(8, 7, dtype="float64"), (4, 6, 3), [he] * 9 + [glorot]),
+    "mobilenet": (mobilenet(7, width=0.1, dtype="float64"), (4, 6, 3), [he] * 52 + [glorot]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VARIANCES)
+def test_initial_parameters(name):
+    """The spread of every layer, no number twice in a model, and a key that matters."""
+    model, shape, variances = VARIANCES[name]
+    init = jax.jit(lambda key: model.init(key, shape))
+    (params, state), (again, _), (other, _) = (init(jax.random.key(i)) for i in (1, 1, 2))
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), params, again))
+    drawn = []
+    layers = sorted(set(params) - {"pool2", "pool4"}, key=number)
+    for layer, variance in zip(layers, variances, strict=True):
+        w = np.asarray(params[layer]["w"])
+        unit = w / np.sqrt(variance(w.shape))
+        assert abs(unit.std() - 1) < 3 / np.sqrt(w.size), layer
+        assert (w != np.asarray(other[layer]["w"])).all()
+        drawn.append(unit.ravel())
+    drawn = np.concatenate(drawn)
+    assert len(np.unique(drawn.round(12))) == len(drawn)
+    assert 2 < abs(drawn).max() < 2 / 0.8796  # cut off at two deviations, and then scaled
+    constants = {"b": 0, "beta": 0, "gamma": 1, "mean": 0, "var": 1}
+    for layer, arrays in [*params.items(), *state.items()]:
+        for which, array in arrays.items():
+            if layer not in layers or which != "w":
+                assert (array == constants.get(which, 0.25)).all()  # of pooling: the mean
 
 
 @pytest.mark.parametrize("height", range(1, 10))
@@ -350,6 +388,9 @@ def test_squares_and_diamonds():
     """Right on every outline there is, by the margin that the design promises."""
     model = squares_and_diamonds()
     params, state = model.init(None, (15, 15, 1))
+    rows, columns = np.indices((3, 3))  # of the templates of fig. 8.5
+    lines = np.stack([rows == 1, columns == 1, rows == columns, rows + columns == 2], -1)
+    assert (np.asarray(params["conv1"]["w"]) == lines[:, :, None]).all()
     for label, outlines, count in ((0, squares(), 506), (1, diamonds(), 286)):
         images = jnp.asarray(np.stack(list(outlines)), jnp.float32)
         assert len(images) == len(np.unique(images, axis=0)) == count

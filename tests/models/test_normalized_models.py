@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from checker import assert_close, normal
+from checker import assert_trees_close, normal
 from jax import lax
 
 from cnnvjp import softmax_cross_entropy, train
@@ -14,100 +14,163 @@ from cnnvjp.models import mobilenet, resnet
 KEY = jax.random.key(0)
 
 
-def size(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+class LaxLayers:
+    """Layers in lax and jnp, numbered as they are called, with what the paper says of each.
 
+    Attributes:
+        shapes: of each layer's net input before it is normalized, as the model names it.
+        state: the running statistics after a pass over a batch.
+    """
 
-@pytest.mark.parametrize(
-    "model, parameters",
-    [
-        (resnet(8), 78042),
-        (resnet(20), 272474),  # the paper's 0.27 million, and the projections around blocks
-        (resnet(18), 11173962),
-        (resnet(34), 21282122),
-        (mobilenet(), 2236682),
-    ],
-)
-def test_number_of_parameters(model, parameters):
-    params, state = jax.eval_shape(lambda: model.init(KEY, (32, 32, 3)))
-    assert size(params) == parameters
-    assert set(state) == {name for name in params if name.startswith("conv")}
+    def __init__(self, params, state=None):
+        self.params, self.before = params, state
+        self.shapes, self.state, self.count = {}, {}, 0
 
-
-def lax_network(params, x, layer_plan):
-    """The network in lax and jnp, from (kernel number, stride, groups, activation) a layer."""
-
-    def normalized(a, number, stride, groups):
-        layer = params[f"conv{number}"]
-        edge = layer["w"].shape[0] // 2
+    def __call__(self, a, maps, size, stride=1, groups=1):
+        self.count += 1
+        name, edge = f"conv{self.count}", size // 2
+        layer = self.params[name]
+        assert layer["w"].shape == (size, size, a.shape[-1] // groups, maps)
         a = lax.conv_general_dilated(
             a, layer["w"], (stride, stride), ((edge, edge), (edge, edge)), None, None,
             ("NHWC", "HWIO", "NHWC"), groups,
         )  # fmt: skip
-        mean, var = jnp.mean(a, (0, 1, 2), keepdims=True), jnp.var(a, (0, 1, 2), keepdims=True)
+        self.shapes[f"lz{self.count}"] = a.shape
+        mean, var = jnp.mean(a, (0, 1, 2)), jnp.var(a, (0, 1, 2))
+        if self.before is not None:
+            mean, var = self.before[name]["mean"], self.before[name]["var"]
+        unbiased = jnp.var(a, (0, 1, 2), ddof=1)
+        self.state[name] = {"mean": 0.2 + 0.1 * mean, "var": 1.8 + 0.1 * unbiased}
         wide = lambda v: v.reshape(1, 1, 1, -1)
-        return (a - mean) / jnp.sqrt(var + 1e-5) * wide(layer["gamma"]) + wide(layer["beta"])
+        a = (a - wide(mean)) / jnp.sqrt(wide(var) + 1e-5)
+        return a * wide(layer["gamma"]) + wide(layer["beta"])
 
-    a = layer_plan(normalized, x)
-    dense = params[max(params, key=lambda name: name.startswith("dense"))]
-    return jnp.mean(a, (1, 2)) @ dense["w"] + dense["b"].reshape(1, -1)
+    def classifier(self, a):
+        dense = self.params[f"dense{self.count + 1}"]
+        return jnp.mean(a, (1, 2)) @ dense["w"] + dense["b"].reshape(1, -1)
 
 
-def resnet8(n, x):
+def lax_resnet(n, x, groups):
+    """From the maps and the number of blocks of each group."""
     relu = lambda a: jnp.maximum(a, 0)
-    a = relu(n(x, 1, 1, 1))
-    a = relu(n(relu(n(a, 2, 1, 1)), 3, 1, 1) + a)
-    a = relu(n(relu(n(a, 5, 2, 1)), 6, 1, 1) + n(a, 4, 2, 1))
-    return relu(n(relu(n(a, 8, 2, 1)), 9, 1, 1) + n(a, 7, 2, 1))
+    a = relu(n(x, groups[0][0], 3))
+    for i, (maps, blocks) in enumerate(groups):
+        for block in range(blocks):
+            halved = i > 0 and block == 0
+            around = n(a, maps, 1, 2) if halved else a
+            a = relu(n(relu(n(a, maps, 3, 1 + halved)), maps, 3) + around)
+    return n.classifier(a)
 
 
-def test_resnet_is_the_network_of_the_paper(rng):
-    model = resnet(8, 3, dtype="float64")
-    params, state = jax.eval_shape(lambda: model.init(KEY, (9, 8, 2)))
-    params = jax.tree.map(lambda a: 0.3 * normal(rng, *a.shape), params)
-    state = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), state)
-    x = normal(rng, 3, 9, 8, 2)
-    ours = jax.jit(lambda params, x: model.apply(params, state, x, train=True)[0])
-    theirs = jax.jit(lambda params, x: lax_network(params, x, resnet8))
-    assert_close(ours(params, x), theirs(params, x), tolerance=1e-10)
-    slope = lambda f: jax.jit(jax.grad(lambda p, x: jnp.sum(jnp.sin(f(p, x)))))(params, x)
-    for got, want in zip(*map(jax.tree.leaves, (slope(ours), slope(theirs))), strict=True):
-        assert_close(got, want, tolerance=1e-8)
+def lax_mobilenet(n, x, plan):
+    """From the paper's table 2: expansion, maps, blocks and stride; maps of both ends."""
+    first, groups, last = plan
+    relu6 = lambda a: jnp.clip(a, 0, 6)
+    a = relu6(n(x, first, 3))
+    for expansion, maps, blocks, stride in groups:
+        for block in range(blocks):
+            step, b = (stride if block == 0 else 1), a
+            wide = a.shape[-1] * expansion
+            if expansion > 1:
+                b = relu6(n(b, wide, 1))
+            b = n(relu6(n(b, wide, 3, step, wide)), maps, 1)
+            a = b + a if step == 1 and a.shape[-1] == maps else b
+    return n.classifier(relu6(n(a, last, 1)))
 
 
-def test_mobilenet_blocks(rng):
-    """Depthwise in the middle, narrow at the ends, and x around where sizes agree."""
-    model = mobilenet(4, width=0.25, dtype="float64")
-    params, _ = jax.eval_shape(lambda: model.init(KEY, (32, 32, 3)))
-    assert params["conv2"]["w"].shape == (3, 3, 1, 8)  # the first block expands nothing
-    assert params["conv4"]["w"].shape == (1, 1, 8, 48)
-    assert params["conv5"]["w"].shape == (3, 3, 1, 48)
-    assert params["conv6"]["w"].shape == (1, 1, 48, 8)
-    params, state = jax.eval_shape(lambda: model.init(KEY, (32, 32, 3)))
-    values = jax.eval_shape(model.intermediates, params, state, jnp.zeros((1, 32, 32, 3)))
-    numbers = [int(name[2:]) for name in values if name.startswith("lz")]
-    assert values["lz1"].shape[1] == 32
-    assert values[f"lz{max(numbers)}"].shape[1] == 4
-    assert "a6" in values and "a12" not in values  # with stride 2 nothing goes around
+def mobilenet_plan(first, *maps):
+    *maps, last = maps
+    blocks, strides = (1, 2, 3, 4, 3, 3, 1), (1, 1, 2, 2, 1, 2, 1)
+    return first, tuple(zip((1, 6, 6, 6, 6, 6, 6), maps, blocks, strides, strict=True)), last
+
+
+NARROW, WIDE = (16, 32, 64), (64, 128, 256, 512)
+STRUCTURES = {  # and the authors' numbers of parameters, with the projections around blocks
+    "resnet 8": (resnet(8), 78042, lax_resnet, [(maps, 1) for maps in NARROW]),
+    "resnet 20": (resnet(20), 272474, lax_resnet, [(maps, 3) for maps in NARROW]),
+    "resnet 18": (resnet(18), 11173962, lax_resnet, [(maps, 2) for maps in WIDE]),
+    "resnet 34": (resnet(34), 21282122, lax_resnet, list(zip(WIDE, (3, 4, 6, 3), strict=True))),
+    "mobilenet": (mobilenet(), 2236682, lax_mobilenet, mobilenet_plan(32, 16, 24, 32, 64, 96, 160, 320, 1280)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_the_layers_are_those_of_the_papers(name):
+    """The shape of every kernel and of every net input."""
+    model, parameters, reference, plan = STRUCTURES[name]
+    params, state = jax.eval_shape(lambda: model.init(KEY, (33, 24, 3)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
+    assert set(state) == {name for name in params if name.startswith("conv")}
+    x = jax.ShapeDtypeStruct((2, 33, 24, 3), "float32")
+    values = jax.eval_shape(model.intermediates, params, state, x)
+    expected = {}
+
+    def network(params, x):
+        layers = LaxLayers(params)
+        y = reference(layers, x, plan)
+        expected.update(layers.shapes)
+        return y
+
+    assert jax.eval_shape(network, params, x).shape == (2, 10)
+    assert {n: value.shape for n, value in values.items() if n.startswith("lz")} == expected
+
+
+@pytest.mark.parametrize(
+    "width, maps",
+    [
+        (1.4, (48, 24, 32, 48, 88, 136, 224, 448, 1792)),
+        (0.75, (24, 16, 24, 24, 48, 72, 120, 240, 1280)),
+    ],
+)
+def test_a_wider_or_narrower_mobilenet(width, maps):
+    params, _ = jax.eval_shape(lambda: mobilenet(width=width).init(KEY, (8, 8, 3)))
+    first, *kernels = (params[f"conv{number}"]["w"].shape for number in range(1, len(params)))
+    # A block narrows its maps at its end; the last kernel widens the maps for good.
+    narrow = [k[-1] for k in kernels[:-1] if k[0] == 1 and k[-1] < 4 * k[-2]]
+    blocks = np.repeat(maps[1:-1], (1, 2, 3, 4, 3, 3, 1))
+    assert [first[-1], *narrow, kernels[-1][-1]] == [maps[0], *blocks, maps[-1]]
+
+
+SMALL_MOBILENET = 8, ((1, 8, 1, 1), (2, 16, 2, 2)), 24
+SMALL = {
+    "resnet": (lambda: resnet(8, 3, dtype="float64"), lax_resnet, [(maps, 1) for maps in NARROW]),
+    "mobilenet": (lambda: mobilenet(3, dtype="float64"), lax_mobilenet, SMALL_MOBILENET),
+}
 
 
 @pytest.mark.versions
-def test_running_statistics(rng):
-    model = resnet(8, 3, dtype="float64")
-    params, state = jax.jit(lambda: model.init(KEY, (8, 8, 2)))()
-    x = normal(rng, 4, 8, 8, 2)
-    run = jax.jit(model.apply, static_argnames="train")
-    _, after = run(params, state, x, train=True)
-    lz = lax.conv_general_dilated(
-        x, params["conv1"]["w"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+@pytest.mark.parametrize("name", SMALL)
+def test_values_gradients_and_statistics(rng, monkeypatch, name):
+    """In training and inference, against lax, of all parameters and running statistics."""
+    for constant, value in zip(("_FIRST", "_GROUPS", "_LAST"), SMALL_MOBILENET, strict=True):
+        monkeypatch.setattr(f"cnnvjp.models._mobilenet.{constant}", value)
+    make, reference, plan = SMALL[name]
+    model, x = make(), normal(rng, 3, 9, 8, 2)
+    params, state = jax.eval_shape(lambda: model.init(KEY, x.shape[1:]))
+    params = jax.tree.map(lambda a: 3 * normal(rng, *a.shape), params)  # beyond 6 here and there
+    state = {
+        layer: {"mean": jnp.full(maps.shape, 2 / 9), "var": jnp.full(maps.shape, 2.0)}
+        for layer, maps in ((layer, arrays["mean"]) for layer, arrays in state.items())
+    }
+
+    def theirs(params, x, train):
+        layers = LaxLayers(params, None if train else state)
+        return reference(layers, x, plan), layers.state if train else state
+
+    def ours(params, x, train):
+        return model.apply(params, state, x, train=train)
+
+    def passes(network, params, x):
+        loss = lambda params, x: (jnp.sum(jnp.sin((out := network(params, x, True))[0])), out)
+        slopes, trained = jax.grad(loss, (0, 1), has_aux=True)(params, x)
+        return trained, slopes, network(params, x, False)
+
+    actual, expected = jax.jit(lambda *args: (passes(ours, *args), passes(theirs, *args)))(
+        params, x
     )
-    lz = np.asarray(lz).reshape(-1, 16)
-    assert_close(after["conv1"]["mean"], 0.1 * lz.mean(0))
-    assert_close(after["conv1"]["var"], 0.9 + 0.1 * lz.var(0, ddof=1))
-    y, same = run(params, after, x, train=False)
-    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), same, after))
-    single = jnp.concatenate([run(params, after, x[i : i + 1], train=False)[0] for i in range(4)])
-    assert_close(y, single, tolerance=1e-10)  # inference knows no batch
+    # Added to 1: what moves all of a map that is normalized again has the gradient 0.
+    actual, expected = jax.tree.map(lambda a: 1 + a, (actual, expected))
+    assert_trees_close(actual, expected, tolerance=1e-10)
 
 
 def test_a_step_learns():

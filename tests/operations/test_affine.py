@@ -1,5 +1,7 @@
 """add_bias, scale, dense, flatten and unflatten."""
 
+import functools
+
 import jax
 import jax.experimental
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cnnvjp import conv, conv_transpose, equations, prelu
+from cnnvjp import conv, conv_kernel_grad, conv_transpose, equations, prelu
 from cnnvjp.affine import add_bias, dense, flatten, scale, unflatten
 
 
@@ -227,17 +229,23 @@ def contraction_precisions(f, *args):
         (dense, (3, 4), (4, 2)),
         (conv, (2, 5, 5, 3), (2, 2, 3, 4)),
         (conv, (2, 5, 5, 3), (1, 1, 3, 4)),
+        (functools.partial(conv, groups=2), (2, 5, 5, 4), (2, 2, 2, 6)),
         (conv_transpose, (2, 5, 5, 4), (2, 2, 3, 4)),
+        (functools.partial(conv_kernel_grad, kernel_size=2), (2, 5, 5, 3), (2, 4, 4, 6)),
     ],
 )
 def test_precision_reaches_every_pass(rng, f, x, w):
-    def passes(x, w, dy):
-        y, pullback = jax.vjp(lambda x, w: f(x, w, precision="highest"), x, w)
-        return y, *pullback(dy)
+    """Forward, backward, and both of the derivatives of the backward pass."""
 
+    def summed(f):
+        return lambda x, w: sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(f(x, w)))
+
+    slopes = jax.grad(summed(lambda x, w: f(x, w, precision="highest")), (0, 1))
     x, w = normal(rng, *x), normal(rng, *w)
-    found = contraction_precisions(passes, x, w, f(x, w))
-    assert len(found) >= 3
+    first = contraction_precisions(slopes, x, w)
+    second = contraction_precisions(jax.grad(summed(slopes), (0, 1)), x, w)
+    assert len(first) >= 3 and len(second) >= 9
+    found = first + second
     highest = (lax.Precision.HIGHEST, (lax.Precision.HIGHEST,) * 2)
     assert all(precision in highest for precision in found)
 

@@ -11,7 +11,6 @@ pytest.importorskip("cosmic_ray")
 pytest.importorskip("tyro")
 
 ROOT = Path(__file__).parents[2]
-NETWORKS = {"model", "train", "training", "models", "equations", "plot"}
 
 
 @pytest.fixture
@@ -25,10 +24,21 @@ def mutation(monkeypatch):
 def test_it_knows_every_module_and_their_tests(mutation):
     package = Path(cnnvjp.__file__).parent
     names = {str(path.relative_to(package).with_suffix("")) for path in package.rglob("*.py")}
-    names -= {name for name in names if name.split("/")[0] in NETWORKS} | {"__init__"}
-    assert set(mutation.TESTS) == {name for name in names if mutation.all_mutants(name)}
+    names -= {"__init__"}
+    out = {name for name in names if name.startswith(tuple(mutation.LEFT_OUT))}
+    assert set(mutation.TESTS) == {name for name in names - out if mutation.all_mutants(name)}
     tests = {test for tests in mutation.TESTS.values() for test in tests}
-    assert [test for test in tests if len([*(ROOT / "tests").rglob(test)]) != 1] == []
+    tests |= {f"{file}::{test}" for file, slow in mutation.SLOW.items() for test in slow}
+    for file, _, test in (test.partition("::") for test in tests):
+        (path,) = (ROOT / "tests").rglob(file)
+        assert not test or f"def {test}(" in path.read_text(), test
+
+
+def test_slow_tests_run_where_they_are_named(mutation):
+    file, slow = next(iter(mutation.SLOW.items()))
+    path = next((ROOT / "tests").rglob(file)).relative_to(ROOT)
+    assert [*mutation.selected(ROOT, (file,))] == [str(path), f"--deselect={path}::{slow[0]}"]
+    assert [*mutation.selected(ROOT, (f"{file}::{slow[0]}",))] == [f"{path}::{slow[0]}"]
 
 
 def test_every_backward_pass_has_mutants(mutation):
@@ -51,11 +61,36 @@ def test_a_mutant_is_one_change_outside_types(mutation):
         assert not before.startswith("def ")
 
 
-def test_two_arguments_change_places(mutation):
-    for example in mutation.ExchangeArguments.examples():
-        found = mutation.mutate_code(example.pre_mutation_code, mutation.ExchangeArguments(), 0)
+@pytest.mark.parametrize(
+    "kind", ["ExchangeArguments", "DropArgument", "SwapPair", "ReuseKey", "ForgetCast"]
+)
+def test_the_kinds_of_change_that_are_added(mutation, kind):
+    operator = mutation.OPERATORS[kind]
+    for example in operator.examples():
+        found = mutation.mutate_code(example.pre_mutation_code, operator(), example.occurrence)
         assert found == example.post_mutation_code
-    assert mutation.mutate_code("f(x, axis=y)", mutation.ExchangeArguments(), 0) is None
+
+
+@pytest.mark.parametrize(
+    "kind, code",
+    [
+        ("ExchangeArguments", "f(x, axis=y)"),
+        ("DropArgument", "f(x)"),
+        ("DropArgument", "f()[(x, y)]"),
+        ("SwapPair", "[f(a, b) for a in x]"),
+        ("SwapPair", "f(a, b)[a, b]"),
+        ("SwapPair", "a in (x, y)"),
+        ("SwapPair", "isinstance(a, (x, y))"),
+        ("SwapPair", "try:\n    f()\nexcept (x, y):\n    pass"),
+        ("SwapPair", "__all__ = ['x', 'y']"),
+        ("ReuseKey", "def f(key):\n    key1, key2 = split(key)"),
+        ("ReuseKey", "def f(key, x):\n    return g(x.key, key=x)"),
+        ("ReuseKey", "def f():\n    def g(key1): pass\n    def h(key2): return key2"),
+        ("ForgetCast", "x.reshape(d)"),
+    ],
+)
+def test_what_they_leave_alone(mutation, kind, code):
+    assert mutation.mutate_code(code, mutation.OPERATORS[kind](), 0) is None
 
 
 def test_a_sample_goes_round_modules_and_functions(mutation):
@@ -64,7 +99,10 @@ def test_a_sample_goes_round_modules_and_functions(mutation):
     assert sample == mutation.sampled(mutants, 20, seed=3)
     assert len(set(sample)) == 20
     assert [mutant.module for mutant in sample[:4]] == ["affine", "losses"] * 2
-    assert len({mutant.function for mutant in sample}) == 20
+    assert len({(mutant.module, mutant.function) for mutant in sample}) == 20
+    of_one = mutation.sampled({"sum_pooling": mutation.all_mutants("sum_pooling")}, 10**6, seed=0)
+    kinds = [mutation.kind_of(m.operator) for m in of_one if m.function == "weighted_avg_pool"]
+    assert len(set(kinds)) > 3 and len(set(kinds[: len(set(kinds))])) == len(set(kinds))
 
 
 def test_what_tests_notice_is_killed_and_the_rest_listed(mutation, monkeypatch, tmp_path, capsys):

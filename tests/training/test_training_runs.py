@@ -30,7 +30,8 @@ from training_server import few
 
 import cnnvjp
 from cnnvjp import training
-from cnnvjp.training import Checkpoints, UsageError, export, loop
+from cnnvjp.model import Model
+from cnnvjp.training import Checkpoints, UsageError, commands, devices, export, loop
 from cnnvjp.training import data as training_data
 from cnnvjp.training.commands import evaluate_main, export_main, train_main
 from cnnvjp.training.devices import make_layout
@@ -543,3 +544,33 @@ def test_what_has_no_run_is_named(run, capsys, tmp_path):
     (tmp_path / "run/checkpoints").rmdir()
     with pytest.raises(UsageError, match="run: has no checkpoint yet"):
         training.load_run("run")
+
+
+def test_an_interrupt_outside_the_loop(run, monkeypatch, capsys):
+    def interrupted(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "train_network", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        run()
+    assert stop.value.code == 130
+    assert "interrupted; what had not been saved is lost" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [3, 8, 10])
+def test_batches_of_inference_have_one_size(monkeypatch, count):
+    """The last is filled to the size of the others, one that the devices can divide."""
+    monkeypatch.setattr(devices, "LARGEST_BATCH", 7)
+    sizes = []
+
+    def apply(params, state, x, *, train):
+        sizes.append(len(x))
+        return x.sum((1, 2, 3)), state
+
+    model = Model(lambda key, shape: ({}, {}), apply)
+    outputs = devices.make_outputs(model, [0.0], [1.0], make_layout(2))
+    images = np.arange(count * 4, dtype="uint8").reshape(count, 2, 2, 1)
+    with jax.numpy_dtype_promotion("standard"):
+        found = outputs({}, {}, images)
+    assert sizes == [min(8, -(-count // 2) * 2)]  # it is compiled once
+    np.testing.assert_allclose(found, images.sum((1, 2, 3)) / 255, rtol=1e-6)
