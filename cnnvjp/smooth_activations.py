@@ -32,6 +32,12 @@ def _logistic_slope(x: Array) -> Array:
     return lax.logistic(x) * lax.logistic(-x)
 
 
+def _share(x: Array) -> Array:
+    """`σ(x)`, from 1 − σ(−x) where it is more than half: so its derivative does not cancel."""
+    part = lax.logistic(jnp.where(x > 0, -x, x))
+    return jnp.where(x > 0, 1 - part, part)
+
+
 # ------------------------------------------------------------------------------------------
 # sigmoid
 # ------------------------------------------------------------------------------------------
@@ -192,7 +198,7 @@ def _softplus_fwd(x):
 
 
 def _softplus_bwd(x, dy):
-    return (_across(lax.logistic(widened(x)), dy),)  # [H] 8.53 with f' = sigmoid(x)
+    return (_across(_share(widened(x)), dy),)  # [H] 8.53 with f' = sigmoid(x)
 
 
 _softplus.defvjp(_softplus_fwd, _softplus_bwd)
@@ -226,8 +232,7 @@ def _gated_slope(x: Array, gate: Gate) -> Array:
 
 def _logistic_gate(x: Array) -> tuple[Array, Array]:
     """σ and its derivative, σ(x) · (1 − σ(x)) with no cancellation."""
-    g = lax.logistic(x)
-    return g, _logistic_slope(x)
+    return _share(x), _logistic_slope(x)
 
 
 def _normal_gate(x: Array) -> tuple[Array, Array]:
