@@ -16,7 +16,7 @@ from cnnvjp._checks.arrays import integer_operand, number_operand, operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.options import axes_option
 from cnnvjp._types import is_integer, unify_varying, widened
-from cnnvjp.softmax_activations import log_sum_of_powers, share_less
+from cnnvjp.softmax_activations import log_sum_of_powers, shares_less
 
 # ------------------------------------------------------------------------------------------
 # half_squared_error
@@ -194,7 +194,7 @@ def _softmax_cross_entropy_bwd(residuals, dE):
     log_p = _log_p(logits, largest, log_sum)
     t, dE = widened(labels), widened(dE)[..., None]
     # ∂E/∂x_i = −Σ_j t_j ∂(log p_j)/∂x_i = −Σ_j t_j · ((i = j) − p_i)
-    dlogits = share_less(log_p, jnp.sum(t, -1, keepdims=True), t) * dE
+    dlogits = shares_less(log_p, jnp.sum(t, -1, keepdims=True), t, -1) * dE
     dlabels = -_without_masked(log_p, labels) * dE  # ∂E/∂t = −log p
     return dlogits.astype(logits.dtype), dlabels.astype(labels.dtype)
 
@@ -232,7 +232,7 @@ def _index_cross_entropy_bwd(residuals, dE):
     log_p = _log_p(logits, largest, log_sum)
     t = _is_label(labels, logits).astype(log_p.dtype)
     # −∂(log p at the label)/∂logits = p − t
-    dlogits = share_less(log_p, 1, t) * widened(dE)[..., None]
+    dlogits = shares_less(log_p, 1, t, -1) * widened(dE)[..., None]
     return dlogits.astype(logits.dtype), None  # an index has no gradient
 
 

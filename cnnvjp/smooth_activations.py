@@ -27,15 +27,21 @@ def _across(slope: Array, dy: Array) -> Array:
     return (slope * widened(dy)).astype(dy.dtype)
 
 
-def _logistic_slope(x: Array) -> Array:
-    """Y (1 − y) for y = sigmoid(x), where 1 − y = sigmoid(−x) does not cancel."""
-    return lax.logistic(x) * lax.logistic(-x)
+def _smaller_share(x: Array) -> Array:
+    """`y` or 1 − y for y = sigmoid(x), whichever is smaller: the other is 1 less it."""
+    return lax.logistic(jnp.where(x > 0, -x, x))
 
 
 def _share(x: Array) -> Array:
-    """`σ(x)`, from 1 − σ(−x) where it is more than half: so its derivative does not cancel."""
-    part = lax.logistic(jnp.where(x > 0, -x, x))
+    """`y = sigmoid(x)`, whose derivative does not cancel either."""
+    part = _smaller_share(x)
     return jnp.where(x > 0, 1 - part, part)
+
+
+def _logistic_slope(x: Array) -> Array:
+    """`y (1 − y)` for y = sigmoid(x)."""
+    part = _smaller_share(x)
+    return part * (1 - part)
 
 
 # ------------------------------------------------------------------------------------------

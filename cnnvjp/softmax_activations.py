@@ -73,12 +73,10 @@ def _softmax_fwd(x, axis):
 
 
 def _softmax_bwd(axis, y, dy):
-    # dy times the matrix ∂yᵢ/∂xⱼ = yᵢ (δᵢⱼ − yⱼ). The shares sum to 1, so a number taken from all
-    # of dy changes nothing: that of the largest share, beside which 1 − y would cancel.
+    # dy times the matrix ∂yᵢ/∂xⱼ = yᵢ (δᵢⱼ − yⱼ). As the shares sum to 1, a number taken from all
+    # of dy changes nothing: that of a share of more than half, for which 1 − y would cancel.
     wide_dy = widened(dy)
-    largest = y == jnp.max(y, axis, keepdims=True, initial=0)
-    of_largest = jnp.sum(jnp.where(largest, wide_dy, 0), axis, keepdims=True)
-    less = wide_dy - of_largest / jnp.sum(largest, axis, dtype=y.dtype, keepdims=True)
+    less = wide_dy - jnp.sum(jnp.where(y > 0.5, wide_dy, 0), axis, keepdims=True)
     dx = y * (less - jnp.sum(less * y, axis, keepdims=True))
     return (dx.astype(dy.dtype),)
 
@@ -148,17 +146,18 @@ def _log_softmax_fwd(x, axis):
 def _log_softmax_bwd(axis, y, dy):
     wide_dy = widened(dy)
     total = jnp.sum(wide_dy, axis, keepdims=True)
-    dx = -share_less(y, total, wide_dy)  # dy times ∂yᵢ/∂xⱼ = δᵢⱼ − softmax(x)ⱼ
+    dx = -shares_less(y, total, wide_dy, axis)  # dy times ∂yᵢ/∂xⱼ = δᵢⱼ − softmax(x)ⱼ
     return (dx.astype(dy.dtype),)
 
 
 _log_softmax.defvjp(_log_softmax_fwd, _log_softmax_bwd)
 
 
-def share_less(log_p: Array, total: Array | float, t: Array) -> Array:
-    """`p · total − t`, from 1 − p where p is the larger part: it cancels with t = total."""
-    larger = jnp.expm1(log_p) * total + (total - t)
-    return jnp.where(log_p > -0.5, larger, jnp.exp(log_p) * total - t)
+def shares_less(log_p: Array, total: Array | float, t: Array, axis: int) -> Array:
+    """`p · total − t`, from 1 − p for a share of more than half: it cancels with t = total."""
+    larger = log_p > -0.5  # of one share at most
+    rest = -jnp.expm1(jnp.sum(jnp.where(larger, log_p, 0), axis, keepdims=True))
+    return jnp.where(larger, (total - t) - rest * total, jnp.exp(log_p) * total - t)
 
 
 def _below_largest(x: Array, axis: int) -> Array:

@@ -8,18 +8,21 @@ below knows neither rules nor the names of paddings.
 import functools
 
 import jax
+import jax.numpy as jnp
 
 from cnnvjp._lowering import cpu, xla
-from cnnvjp._lowering.platform import fastest
+from cnnvjp._lowering.platform import beside_overflow, fastest
 from cnnvjp._lowering.xla import contract
-from cnnvjp._types import ArrayType, Precision
+from cnnvjp._types import ArrayType, Precision, shrinking, widened
 from cnnvjp._windows.geometry import Window
 
 __all__ = [
+    "beside_overflow",
     "contract",
     "correlate",
     "input_gradient",
     "kernel_gradient",
+    "mean",
     "spread_over_windows",
     "sum_over_windows",
 ]
@@ -92,6 +95,28 @@ def kernel_gradient(
     )
     on_cpu = cpu.kernel_gradient(x, dy, window, groups, precision)
     return fastest(plain, {"cpu": on_cpu}, out, x, dy)
+
+
+def mean(x: jax.Array, axes: tuple[int, ...], count: float, *, keepdims: bool = False) -> jax.Array:
+    """The sum over some axes by a count that is no smaller, in at least float32.
+
+    A sum may be infinite whose mean is not: then every number is scaled first.
+
+    Args:
+        x: an array.
+        axes: those summed over.
+        count: what the sum is divided by, at least the number of its terms.
+        keepdims: whether the axes stay, with the size 1.
+    """
+    part = shrinking(count, x.dtype)
+
+    def total(x: jax.Array) -> jax.Array:
+        return jnp.sum(widened(x), axes, keepdims=keepdims)
+
+    if part == 1:
+        return total(x) / count
+    whole, small = beside_overflow(total, lambda x: total(widened(x) * part), lambda s: s * part, x)
+    return jnp.where(jnp.isfinite(whole), whole / count, small / (count * part))
 
 
 def sum_over_windows(x: jax.Array, window: Window) -> jax.Array:

@@ -61,5 +61,50 @@ def fastest(
     return chosen(*operands)
 
 
+def beside_overflow(
+    plain: Formulation,
+    small: Formulation,
+    from_plain: Formulation,
+    *operands: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """What `plain` computes, and what `small` does, which does not overflow.
+
+    An accelerator computes both in one pass over the operands. A CPU computes the second only
+    if the first has overflowed somewhere.
+
+    Args:
+        plain: the usual formulation.
+        small: the other one.
+        from_plain: what `small` returns, from what `plain` returned if that is finite.
+        *operands: the arrays.
+    """
+
+    def if_needed(first: jax.Array, *operands: jax.Array) -> jax.Array:
+        return lax.cond(
+            _all_finite(lax.stop_gradient(first)),
+            lambda first, *_: from_plain(first),
+            lambda _, *operands: small(*operands),
+            first,
+            *operands,
+        )
+
+    def always(first: jax.Array, *operands: jax.Array) -> jax.Array:
+        return small(*operands)
+
+    first = plain(*operands)
+    return first, lax.platform_dependent(first, *operands, cpu=if_needed, default=always)
+
+
+@jax.custom_batching.custom_vmap
+def _all_finite(x: jax.Array) -> jax.Array:
+    return jnp.isfinite(x).all()
+
+
+@_all_finite.def_vmap
+def _all_of_them_finite(axis_size: int, batched: Any, x: jax.Array) -> tuple[jax.Array, bool]:
+    """One answer for the whole of a mapped axis: otherwise `cond` would compute both branches."""
+    return _all_finite(x), False
+
+
 def _accumulator(x: jax.Array) -> Any:
     return accumulator(x.dtype)

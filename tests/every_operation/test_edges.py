@@ -355,9 +355,14 @@ def test_zeros_of_either_sign_tie(zeros, dtype):
 # may take subnormal numbers for zero.
 SIZES = [
     ("float16", float(jnp.finfo("float16").max), 0),
-    ("float32", 1e18, 0),  # whose square float32 holds
+    ("bfloat16", 1e19, 0),
+    ("float32", 1e19, 0),  # whose square float32 does not hold
     ("float32", 1e-40, 1e-30),
 ]
+# The mean of the largest numbers is one of them, and what is divided by their deviation is small.
+LARGEST = [(dtype, float(jnp.finfo(dtype).max), 1e-36) for dtype in ("float32", "bfloat16")]
+OF_MEANS = ["avg_pool", "global_avg_pool", "adaptive_avg_pool"]
+OF_MEANS += ["batch_norm", "layer_norm", "group_norm"]
 
 
 @named(OPERATIONS)
@@ -384,7 +389,7 @@ def test_what_the_dtype_can_hold_does_not_overflow(operation):
 
     first, *others = operation.arguments()
     dy = cotangents(np.random.default_rng(1), jax.eval_shape(f, first, *others))
-    for dtype, size, allowed in SIZES:
+    for dtype, size, allowed in SIZES + LARGEST * (operation.name in OF_MEANS):
         check([of_size(size, first), *others], dy, dtype, allowed)
         if not allowed:
             check([first, *others], jax.tree.map(lambda t, s=size: of_size(s, t), dy), dtype, 0)
@@ -400,6 +405,22 @@ def test_lp_pool_of_the_largest_numbers(p, dtype):
     slope = 3 ** (1 / p - 1)
     expected = np.array([0, -1, 0, slope, slope, slope], dtype)
     assert_close(gradient[:, 0], expected, tolerance=8 * TOLERANCE[jnp.dtype(dtype)])
+
+
+def test_what_two_of_the_largest_numbers_would_overflow_in_passing():
+    x, one = jnp.full((4, 1), 3e38, "float32"), jnp.ones(1, "float32")
+    assert_array_equal(weighted_avg_pool(x, one / 4, (4,)), x[:1])
+    assert_close(standardize(x, -x[0], x[0]), jnp.full_like(x, 2))
+    inference = batch_norm_inference(x, one, 0 * one, -x[0], x[0])
+    assert_close(inference, jnp.full_like(x, 2 * np.sqrt(3e38)))
+
+
+def test_normalization_within_vmap_computes_the_usual_variance_alone(rng):
+    """What is computed where it overflows stays a branch of its own, for all images at once."""
+    args = normal(rng, 3, 2, 5, 4), normal(rng, 4), normal(rng, 4)
+    f = jax.vmap(functools.partial(group_norm, groups=2), (0, None, None))
+    assert jax.jit(f).lower(*args).as_text().count("stablehlo.case") >= 1
+    assert_close(f(*args), group_norm(*args, 2))
 
 
 HUGE_LOGITS = [("float16", 1e4), ("bfloat16", 1e4), ("bfloat16", 1e30), ("float32", 1e30)]
