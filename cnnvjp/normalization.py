@@ -196,8 +196,7 @@ def group_norm(
 
     Raises:
         TypeError: if the arrays differ in dtype or are not floating.
-        ValueError: if the shapes do not fit together, groups does not divide C, or an example
-            is empty.
+        ValueError: if the shapes do not fit together, or groups does not divide C.
 
     Example:
         >>> import jax.numpy as jnp
@@ -216,7 +215,6 @@ def group_norm(
         raise ValueError(
             f"groups: got {groups}, which does not divide the {x.shape[-1]} channels of x"
         )
-    _check_entries(x, ndim + 1)
     return call(_group_norm, x, gamma, beta, groups, ndim, number_option("eps", eps, low=0))
 
 
@@ -240,7 +238,7 @@ def layer_norm(
 
     Raises:
         TypeError: if the arrays differ in dtype or are not floating.
-        ValueError: if the shapes do not fit together, or there is no channel.
+        ValueError: if the shapes do not fit together.
 
     Example:
         >>> import jax.numpy as jnp
@@ -253,14 +251,8 @@ def layer_norm(
     """
     x, gamma, beta = operands(x=x, gamma=gamma, beta=beta)
     check_statistics(x, gamma=gamma, beta=beta)
-    _check_entries(x, 1)
     # One group of all channels, with every other axis a batch axis.
     return call(_group_norm, x, gamma, beta, 1, 0, number_option("eps", eps, low=0))
-
-
-def _check_entries(x: Array, axes: int) -> None:
-    if 0 in x.shape[x.ndim - axes :]:
-        raise ValueError(f"x: got the shape {x.shape}; without an entry there is no mean")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -272,9 +264,9 @@ def _moments(x: Array, groups: int, ndim: int, eps: float) -> tuple[Array, Array
     """Mean and 8 · rstd of each group, of shape (*batch, 1, …, groups, 1)."""
     grouped = _to_groups(x, groups)
     axes = _axes_of_group(ndim)
-    count = float(math.prod(grouped.shape[a] for a in axes))
+    count = float(max(math.prod(grouped.shape[a] for a in axes), 1))
     mean = lowering.mean(grouped, axes, count, keepdims=True)
-    squares = mean_squares(grouped, mean, lambda wide: jnp.mean(wide, axes, keepdims=True))
+    squares = mean_squares(grouped, mean, lambda wide: jnp.sum(wide, axes, keepdims=True) / count)
     return mean, inverse_deviation(*squares, eps)
 
 

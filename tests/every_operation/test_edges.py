@@ -33,6 +33,7 @@ from cnnvjp import (
     conv,
     conv_kernel_grad,
     conv_transpose,
+    dense,
     downsample,
     dropout,
     flatten,
@@ -508,6 +509,54 @@ def test_no_image(operation):
     y, gradients = compiled(f)(args, jnp.ones(expected))
     for result in (y, *gradients):
         assert_array_equal(result, np.zeros(result.shape))
+
+
+# What cannot be done, or not with these options, to maps without a position
+MAY_NEED_POSITIONS = ["conv", "conv_transpose", "conv_kernel_grad", "max_pool", "min_pool"]
+MAY_NEED_POSITIONS += ["max_unpool", "avg_pool", "sum_pool", "lp_pool", "weighted_avg_pool"]
+MAY_NEED_POSITIONS += ["global_max_pool", "global_avg_pool", "adaptive_avg_pool", "upsample"]
+MAY_NEED_POSITIONS += ["adaptive_max_pool", "downsample", "resize", "pad", "unfold", "batch_norm"]
+NEEDS_CHANNELS = ["conv", "conv_kernel_grad", "conv_general_dilated", "softmax_cross_entropy"]
+
+
+def without_channels(arrays):
+    return [a[..., :0] for a in arrays]
+
+
+@named([o for o in OPERATIONS if o.shapes[0] == (4, 6, 6, 4)])
+def test_empty_maps(operation):
+    """Without a position, or a channel, the result is empty too, or an error says why not."""
+    x, *others = operation.arguments()
+    fixed = [jnp.zeros((4, 0, 6), a.dtype) for a in operation.fixed]
+    y = jax.eval_shape(operation.f, x, *others, *operation.fixed)
+    like = y[0] if operation.name == "batch_norm" else y
+    cases = [
+        (MAY_NEED_POSITIONS, [x[:, :0], *others], fixed),
+        (NEEDS_CHANNELS, without_channels([x, *others]), operation.fixed),
+    ]
+    for may_refuse, args, more in cases:
+        f = lambda *args, more=more: operation.f(*args, *more)
+        try:
+            y, pullback = jax.vjp(f, *args)
+        except ValueError:
+            assert operation.name in may_refuse
+            continue
+        y, *moments = y if operation.name == "batch_norm" else [y]
+        assert y.ndim == like.ndim and y.dtype == like.dtype
+        gradients = pullback((y, *moments) if moments else y)
+        for a, result in zip((None, *args), (y, *gradients), strict=True):
+            assert a is None or a.shape == result.shape
+            assert_array_equal(result, np.zeros(result.shape))
+
+
+def test_what_pads_and_multiplies_nothing(rng):
+    nothing, image = jnp.ones((2, 0, 3, 2)), jnp.zeros((2, 3, 4, 2))
+    y, (dx,) = value_and_cotangents(lambda x: pad(x, ((1, 2), (1, 0))), (nothing,), image)
+    assert_array_equal(y, image)
+    assert dx.shape == nothing.shape
+    assert downsample(nothing, (2, 3)).shape == (2, 0, 1, 2)
+    b = normal(rng, 3)
+    assert_array_equal(dense(jnp.ones((2, 0)), jnp.ones((0, 3)), b), [b, b])
 
 
 def copies(x):
