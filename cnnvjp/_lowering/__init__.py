@@ -1,8 +1,8 @@
 """The door between the rules and the machines: what a rule asks for, in whatever way is fastest.
 
 Calls run downward: a rule calls a function of this file; `platform` chooses, when the program is
-lowered, between the formulation of `xla`, which every platform has, and those of `cpu`. What lies
-below knows neither rules nor the names of paddings.
+lowered, between the formulation of `xla`, which every platform has, and those of `cpu` and `gpu`.
+What lies below knows neither rules nor the names of paddings.
 """
 
 import functools
@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from cnnvjp._lowering import cpu, xla
+from cnnvjp._lowering import cpu, gpu, xla
 from cnnvjp._lowering.platform import beside_overflow, fastest
 from cnnvjp._lowering.xla import contract
 from cnnvjp._types import ArrayType, Precision, shrinking, widened
@@ -48,7 +48,8 @@ def correlate(
         xla.correlate, window=window, groups=groups, precision=precision, out=out
     )
     on_cpu = cpu.correlation(x, w, window, groups, precision)
-    return fastest(plain, {"cpu": on_cpu}, out, x, w)
+    of_integers = functools.partial(gpu.correlate, window=window, groups=groups)
+    return fastest(plain, {"cpu": on_cpu}, out, x, w, of_integers=of_integers)
 
 
 def input_gradient(
@@ -71,7 +72,8 @@ def input_gradient(
         xla.input_gradient, window=window, groups=groups, precision=precision, out=out
     )
     on_cpu = cpu.input_gradient(dy, w, window, groups, precision)
-    return fastest(plain, {"cpu": on_cpu}, out, dy, w)
+    of_integers = functools.partial(gpu.input_gradient, window=window, groups=groups)
+    return fastest(plain, {"cpu": on_cpu}, out, dy, w, of_integers=of_integers)
 
 
 def kernel_gradient(
@@ -94,7 +96,8 @@ def kernel_gradient(
         xla.kernel_gradient, window=window, groups=groups, precision=precision, out=out
     )
     on_cpu = cpu.kernel_gradient(x, dy, window, groups, precision)
-    return fastest(plain, {"cpu": on_cpu}, out, x, dy)
+    of_integers = functools.partial(gpu.kernel_gradient, window=window, groups=groups)
+    return fastest(plain, {"cpu": on_cpu}, out, x, dy, of_integers=of_integers)
 
 
 def mean(x: jax.Array, axes: tuple[int, ...], count: float, *, keepdims: bool = False) -> jax.Array:

@@ -19,6 +19,7 @@ def fastest(
     on_platform: Mapping[str, Formulation | None],
     out: ArrayType,
     *operands: jax.Array,
+    of_integers: Formulation | None = None,
 ) -> jax.Array:
     """A function that is linear in each of its operands, in the formulation for its platform.
 
@@ -33,15 +34,25 @@ def fastest(
             It computes in one dtype.
         out: dtype and sharding of the result.
         *operands: the arrays.
+        of_integers: the formulation for integers on GPUs, if they have not the plain one. It
+            computes in one dtype.
     """
     faster = {name: formulation for name, formulation in on_platform.items() if formulation}
     explicit = any(kind.sharding is not None for kind in (out, *map(primal_type, operands)))
-    if not faster or explicit or not jnp.issubdtype(operands[0].dtype, jnp.floating):
-        return plain(*operands)  # a mesh with Explicit axes wants to be told of every reshape
+    if explicit:  # such a mesh wants to be told of every reshape
+        return plain(*operands)
     dtype = wider(functools.reduce(wider, map(_accumulator, operands)), out.dtype)
 
     def in_one_dtype(formulation: Formulation) -> Formulation:
         return lambda *operands: formulation(*(a.astype(dtype) for a in operands)).astype(out.dtype)
+
+    if not jnp.issubdtype(operands[0].dtype, jnp.floating):
+        if of_integers is None:
+            return plain(*operands)
+        by_taps = in_one_dtype(of_integers)
+        return lax.platform_dependent(*operands, default=plain, cuda=by_taps, rocm=by_taps)
+    if not faster:
+        return plain(*operands)
 
     @jax.custom_jvp
     def chosen(*operands: jax.Array) -> jax.Array:
