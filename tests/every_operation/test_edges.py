@@ -155,6 +155,7 @@ REACHES = dict(e=exactly, g=other_groups, r=whole_rows, k=rows_of_the_kernel, t=
 VERSIONS = {"depthwise", "depthwise-1D", "banded", "tiles"}
 
 
+@pytest.mark.cpu  # cuDNN may spread it further
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.versions] * (n in VERSIONS)) for n in CONVOLUTIONS]
 )
