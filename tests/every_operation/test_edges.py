@@ -413,10 +413,13 @@ def test_what_two_of_the_largest_numbers_would_overflow_in_passing():
     x, one = jnp.full((4, 1), 3e38, "float32"), jnp.ones(1, "float32")
     assert_array_equal(weighted_avg_pool(x, one / 4, (4,)), x[:1])
     assert_close(standardize(x, -x[0], x[0]), jnp.full_like(x, 2))
+    w = jnp.array([2e19], "float32")
+    assert_close(l2_penalty({"w": w}), jnp.array(2e38, "float32"))
     inference = batch_norm_inference(x, one, 0 * one, -x[0], x[0])
     assert_close(inference, jnp.full_like(x, 2 * np.sqrt(3e38)))
 
 
+@pytest.mark.cpu
 def test_normalization_within_vmap_computes_the_usual_variance_alone(rng):
     """What is computed where it overflows stays a branch of its own, for all images at once."""
     args = normal(rng, 3, 2, 5, 4), normal(rng, 4), normal(rng, 4)
