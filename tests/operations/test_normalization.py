@@ -263,8 +263,9 @@ def test_batch_norm_over_devices_to_second_order(rng, way):
 
 def test_batch_norm_where_the_variance_overflows_on_one_device(rng):
     """The others' shares are counted in its units."""
-    sizes = jnp.array([2e19, 4e18, 2e18, 1.0, 1.0, 1e-20, 0.0, 5e18]).reshape(DEVICES, 1, 1)
-    x = (normal(rng, DEVICES, 5, 3) * sizes).reshape(-1, 3)
+    sizes = jnp.array([1e20, 6e18, 2e18, 1.0, 1.0, 1e-20, 0.0, 5e18]).reshape(DEVICES, 1, 1)
+    x = normal(rng, DEVICES, 5, 3)
+    x = ((x - x.mean(1, keepdims=True)) * sizes).reshape(-1, 3)
     args, dy = (x, normal(rng, 3), normal(rng, 3)), normal(rng, *x.shape)
     run = compiled(lambda *args: under_shard_map(True)(*args)[0])
     y, gradients = run(tuple(a.astype("float32") for a in args), dy.astype("float32"))
