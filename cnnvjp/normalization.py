@@ -139,8 +139,7 @@ def _standardize(x, mean, std):
 
 
 def _deviation(x: Array, mean: Array, std: Array) -> Array:
-    # The difference could overflow, and XLA divides by multiplying with 1 / std.
-    return (0.125 * widened(x) - 0.125 * per_channel(mean, x)) / (0.125 * per_channel(std, x))
+    return normalized(x, per_channel(mean, x), 8 / per_channel(std, x))
 
 
 def _standardize_fwd(x, mean, std):
