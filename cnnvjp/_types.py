@@ -1,5 +1,6 @@
 """What a result must be besides right: its dtype, its sharding, the mesh axes it varies over."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -49,6 +50,16 @@ def wider(a: Any, b: Any) -> np.dtype:
 def widened(x: jax.Array) -> jax.Array:
     """`x` in the dtype of its sums, for arithmetic that is to be rounded once, at its end."""
     return x.astype(accumulator(x.dtype))
+
+
+def shrinking(count: float, dtype: Any) -> float:
+    """A power of two times which `count` numbers of `dtype` add up within its sums' range.
+
+    It is exact, and so divides sums and counts with no other rounding: their means stay the same.
+    """
+    if jnp.dtype(dtype) == jnp.float16:  # held in float32
+        return 1.0
+    return 2.0 ** -math.ceil(math.log2(count))
 
 
 class ArrayType(NamedTuple):

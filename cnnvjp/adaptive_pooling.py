@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from cnnvjp import _lowering as lowering
 from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.pooling import check_indexable
-from cnnvjp._types import PerAxis, accumulator
+from cnnvjp._types import PerAxis, accumulator, shrinking
 from cnnvjp._windows.spatial import occupied_size, per_axis, spatial_rank
 
 # ------------------------------------------------------------------------------------------
@@ -144,8 +145,7 @@ def _global_avg_pool(x, size):
 
 def _mean_of_map(x: Array, size: tuple[int, ...]) -> Array:
     spatial = tuple(range(x.ndim - 1 - len(size), x.ndim - 1))
-    total = jnp.sum(x, spatial, dtype=accumulator(x.dtype))
-    return (total / _positions(size)).astype(x.dtype)
+    return lowering.mean(x, spatial, _positions(size)).astype(x.dtype)
 
 
 def _global_avg_pool_fwd(x, size):
@@ -224,7 +224,8 @@ def _bin_means(x: Array, size: tuple[int, ...], bins: tuple[int, ...]) -> Array:
     y = x.astype(accumulator(x.dtype))
     for axis, n, m in _spatial_axes(x, size, bins):
         start, stop = _bins(n, m)
-        y = _interval_sums(y, axis, start, stop) / _on_axis(stop - start, axis, y)
+        part = shrinking((stop - start).max(), x.dtype)
+        y = _interval_sums(y * part, axis, start, stop) / _on_axis((stop - start) * part, axis, y)
     return y.astype(x.dtype)
 
 

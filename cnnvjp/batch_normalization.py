@@ -6,18 +6,28 @@ The means are taken over everything but the channels, and over devices where ask
 import functools
 import math
 from collections.abc import Hashable
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from cnnvjp import _lowering as lowering
 from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.options import number_option
 from cnnvjp._types import accumulator, primal_type, unify_varying, widened
 from cnnvjp._windows.axes import broadcast_to
-from cnnvjp.normalization import check_statistics, normalized, per_channel, scaled
+from cnnvjp.normalization import (
+    check_statistics,
+    inverse_deviation,
+    mean_squares,
+    normalized,
+    per_channel,
+    reach,
+    scaled,
+)
 
 Axes = tuple[Hashable, ...]
 
@@ -87,8 +97,9 @@ def batch_norm(
     if positions == 0:
         raise ValueError(f"x: got the shape {x.shape}; without a position it has no mean")
     mean = _all_devices(call(_share_of_mean, x, positions), axes)
-    var = _all_devices(call(_share_of_variance, x, mean, positions), axes)
-    return call(_batch_norm, x, gamma, beta, mean, var, eps, axes, positions), mean, var
+    var, small = _all_devices(call(_share_of_variance, x, mean, positions), axes)
+    y = call(_batch_norm, x, gamma, beta, mean, var, small, eps, axes, positions)
+    return y, mean, var
 
 
 # What x contributes to the statistics here; the sum over devices is JAX's to transpose, since
@@ -97,11 +108,11 @@ def batch_norm(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _share_of_mean(x, positions):
-    return _sum_positions(widened(x)) / positions
+    return lowering.mean(x, _all_but_channels(x), positions)
 
 
 def _share_of_mean_fwd(x, positions):
-    return _sum_positions(widened(x)) / positions, x  # x for its shape and dtype
+    return lowering.mean(x, _all_but_channels(x), positions), x  # x for its shape and dtype
 
 
 def _share_of_mean_bwd(positions, x, dmean):
@@ -116,41 +127,48 @@ _share_of_mean.defvjp(_share_of_mean_fwd, _share_of_mean_bwd)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _share_of_variance(x, mean, positions):
-    return _mean_square_deviation(x, mean, positions)
+    return _mean_squares(x, mean, positions)
 
 
-def _mean_square_deviation(x: Array, mean: Array, positions: float) -> Array:
-    return _sum_positions((widened(x) - broadcast_to(mean, x)) ** 2) / positions
+def _mean_squares(x: Array, mean: Array, positions: float) -> tuple[Array, Array]:
+    """The variance, and what it is in units of `reach`², in which no sum overflows."""
+    mean = broadcast_to(mean, x)
+    var, small = mean_squares(x, mean, lambda wide: _sum_positions(wide) / positions)
+    finite = jnp.isfinite(var)  # a sum may be infinite whose mean is not
+    root = jnp.sqrt(jnp.where(finite, 1, small)) * reach(var.dtype)
+    return jnp.where(finite, var, jnp.where(finite, 1, root) ** 2), small
 
 
 def _share_of_variance_fwd(x, mean, positions):
-    return _mean_square_deviation(x, mean, positions), (x, mean)
+    return _mean_squares(x, mean, positions), (x, mean)
 
 
-def _share_of_variance_bwd(positions, residuals, dvar):
+def _share_of_variance_bwd(positions, residuals, d_squares):
     x, mean = residuals  # mean in at least float32
-    deviation = widened(x) - broadcast_to(mean, x)
-    dx = broadcast_to(dvar, x) * 2 * deviation / positions  # ∂var/∂x = 2 (x − mean) / P
+    dvar, dsmall = d_squares
+    dvar = dvar + dsmall / reach(mean.dtype) / reach(mean.dtype)
+    eighth = 0.125 * widened(x) - 0.125 * broadcast_to(mean, x)
+    dx = broadcast_to(dvar * (16 / positions), x) * eighth  # ∂var/∂x = 2 (x − mean) / P
     return dx.astype(x.dtype), None  # deviations from the mean sum to 0, over all devices
 
 
 _share_of_variance.defvjp(_share_of_variance_fwd, _share_of_variance_bwd)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def _batch_norm(x, gamma, beta, mean, var, eps, axes, positions):
-    return _normalized_by(x, gamma, beta, mean, lax.rsqrt(var + eps))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def _batch_norm(x, gamma, beta, mean, var, small, eps, axes, positions):
+    return _normalized_by(x, gamma, beta, mean, inverse_deviation(var, small, eps))
 
 
-def _normalized_by(x: Array, gamma: Array, beta: Array, mean: Array, rstd: Array) -> Array:
-    xhat = normalized(x, per_channel(mean, x), per_channel(rstd, x))
+def _normalized_by(x: Array, gamma: Array, beta: Array, mean: Array, rstd8: Array) -> Array:
+    xhat = normalized(x, per_channel(mean, x), per_channel(rstd8, x))
     return scaled(xhat, gamma, beta)
 
 
-def _batch_norm_fwd(x, gamma, beta, mean, var, eps, axes, positions):
-    rstd = lax.rsqrt(var + eps)
-    y = _normalized_by(x, gamma, beta, mean, rstd)
-    return y, (x, gamma, mean, rstd)  # xhat anew from x, which is smaller in 16 bits
+def _batch_norm_fwd(x, gamma, beta, mean, var, small, eps, axes, positions):
+    rstd8 = inverse_deviation(var, small, eps)
+    y = _normalized_by(x, gamma, beta, mean, rstd8)
+    return y, (x, gamma, mean, rstd8)  # xhat anew from x, which is smaller in 16 bits
 
 
 def _batch_norm_bwd(eps, axes, positions, residuals, dy):
@@ -164,28 +182,34 @@ def _batch_norm_bwd(eps, axes, positions, residuals, dy):
     #     3. through var:   −rstd · xhat · Σ (v · xhat) / P, as ∂var/∂x = 2 (x − mean) / P
     #                       and ∂rstd/∂var = −½ rstd³
     # They cancel in part: they are added up before they are rounded.
-    x, gamma, mean, rstd = residuals  # mean and rstd in at least float32
-    rstd = broadcast_to(rstd, x)
-    xhat = normalized(x, broadcast_to(mean, x), rstd)
+    x, gamma, mean, rstd8 = residuals  # mean and 8 · rstd in at least float32
+    xhat = normalized(x, broadcast_to(mean, x), broadcast_to(rstd8, x))
     wide_dy, scale = widened(dy), widened(gamma)
     dgamma = _sum_positions(wide_dy * xhat)  # ∂y/∂gamma = xhat
     dbeta = _sum_positions(wide_dy)  # ∂y/∂beta = 1
     v = broadcast_to(scale, x) * wide_dy  # 1
     through_mean = broadcast_to(_all_devices(scale * dbeta, axes) / positions, x)  # 2
     through_var = xhat * broadcast_to(_all_devices(scale * dgamma, axes) / positions, x)  # 3
-    dx = rstd * (v - through_mean - through_var)
-    dmean = dvar = None  # what mean and var pass on to x is in dx already
-    return dx.astype(x.dtype), dgamma.astype(gamma.dtype), dbeta.astype(gamma.dtype), dmean, dvar
+    dx = broadcast_to(rstd8 / 8, x) * (v - through_mean - through_var)
+    # What mean and var pass on to x is in dx already.
+    return (
+        dx.astype(x.dtype), dgamma.astype(gamma.dtype), dbeta.astype(gamma.dtype),
+        None, None, None,
+    )  # fmt: skip
 
 
 _batch_norm.defvjp(_batch_norm_fwd, _batch_norm_bwd)
 
 
 def _sum_positions(x: Array) -> Array:
-    return jnp.sum(x, tuple(range(x.ndim - 1)))
+    return jnp.sum(x, _all_but_channels(x))
 
 
-def _all_devices(x: Array, axes: Axes) -> Array:
+def _all_but_channels(x: Array) -> tuple[int, ...]:
+    return tuple(range(x.ndim - 1))
+
+
+def _all_devices(x: Any, axes: Axes) -> Any:
     return lax.psum(x, axes) if axes else x
 
 
@@ -272,17 +296,17 @@ def batch_norm_inference(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _batch_norm_inference(x, gamma, beta, mean, var, eps):
-    return _normalized_by(x, gamma, beta, mean, lax.rsqrt(widened(var) + eps))
+    return _normalized_by(x, gamma, beta, mean, 8 * lax.rsqrt(widened(var) + eps))
 
 
 def _batch_norm_inference_fwd(x, gamma, beta, mean, var, eps):
     rstd = lax.rsqrt(widened(var) + eps)
-    return _normalized_by(x, gamma, beta, mean, rstd), (x, gamma, mean, rstd)
+    return _normalized_by(x, gamma, beta, mean, 8 * rstd), (x, gamma, mean, rstd)
 
 
 def _batch_norm_inference_bwd(eps, residuals, dy):
     x, gamma, mean, rstd = residuals  # rstd in at least float32
-    xhat = normalized(x, per_channel(mean, x), broadcast_to(rstd, x))
+    xhat = normalized(x, per_channel(mean, x), broadcast_to(8 * rstd, x))
     wide_dy, slope = widened(dy), widened(gamma) * rstd
     dx = broadcast_to(slope, x) * wide_dy  # ∂y/∂x = gamma · rstd
     dgamma = _sum_positions(wide_dy * xhat)  # ∂y/∂gamma = xhat

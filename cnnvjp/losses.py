@@ -16,6 +16,7 @@ from cnnvjp._checks.arrays import integer_operand, number_operand, operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.options import axes_option
 from cnnvjp._types import is_integer, unify_varying, widened
+from cnnvjp.softmax_activations import log_sum_of_powers, shares_less
 
 # ------------------------------------------------------------------------------------------
 # half_squared_error
@@ -69,7 +70,8 @@ def _half_squared_error(y, t, axes):
 
 def _half_sum_of_squared_errors(y: Array, t: Array, axes: tuple[int, ...]) -> Array:
     """[J] 9."""
-    return (jnp.sum((widened(t) - widened(y)) ** 2, axes) / 2).astype(y.dtype)
+    error = widened(t) - widened(y)
+    return jnp.sum(error * (error / 2), axes).astype(y.dtype)  # the square alone could overflow
 
 
 def _half_squared_error_fwd(y, t, axes):
@@ -164,7 +166,7 @@ def _normalizer(logits: Array) -> tuple[Array, Array]:
     """
     x = widened(logits)
     largest = lax.stop_gradient(jnp.max(x, -1, keepdims=True))
-    return largest, jnp.log(jnp.sum(jnp.exp(x - largest), -1, keepdims=True))
+    return largest, log_sum_of_powers(x - largest, -1)
 
 
 def _log_p(logits: Array, largest: Array, log_sum: Array) -> Array:
@@ -192,7 +194,7 @@ def _softmax_cross_entropy_bwd(residuals, dE):
     log_p = _log_p(logits, largest, log_sum)
     t, dE = widened(labels), widened(dE)[..., None]
     # ∂E/∂x_i = −Σ_j t_j ∂(log p_j)/∂x_i = −Σ_j t_j · ((i = j) − p_i)
-    dlogits = (jnp.exp(log_p) * jnp.sum(t, -1, keepdims=True) - t) * dE
+    dlogits = shares_less(log_p, jnp.sum(t, -1, keepdims=True), t, -1) * dE
     dlabels = -_without_masked(log_p, labels) * dE  # ∂E/∂t = −log p
     return dlogits.astype(logits.dtype), dlabels.astype(labels.dtype)
 
@@ -227,9 +229,10 @@ def _index_cross_entropy_fwd(logits, labels):
 
 def _index_cross_entropy_bwd(residuals, dE):
     logits, labels, largest, log_sum = residuals  # the last two (..., 1), in at least float32
-    p = jnp.exp(_log_p(logits, largest, log_sum))
-    t = _is_label(labels, logits).astype(p.dtype)
-    dlogits = (p - t) * widened(dE)[..., None]  # −∂(log p at the label)/∂logits = p − t
+    log_p = _log_p(logits, largest, log_sum)
+    t = _is_label(labels, logits).astype(log_p.dtype)
+    # −∂(log p at the label)/∂logits = p − t
+    dlogits = shares_less(log_p, 1, t, -1) * widened(dE)[..., None]
     return dlogits.astype(logits.dtype), None  # an index has no gradient
 
 
@@ -309,7 +312,9 @@ def _sigmoid_cross_entropy_fwd(logits, labels):
 def _sigmoid_cross_entropy_bwd(residuals, dE):
     logits, labels = residuals
     x, t, dE = widened(logits), widened(labels), widened(dE)
-    dlogits = (lax.logistic(x) - t) * dE  # p − t
+    # p − t, from 1 − p where p is the larger part: it cancels with t = 1
+    part = lax.logistic(jnp.where(x > 0, -x, x))
+    dlogits = jnp.where(x > 0, (1 - t) - part, part - t) * dE
     dlabels = -_without_certain(x, t) * dE  # −log(p / (1 − p)) = −x
     return dlogits.astype(logits.dtype), dlabels.astype(labels.dtype)
 

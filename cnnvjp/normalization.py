@@ -6,12 +6,16 @@ All but `standardize` subtract a mean, divide by a deviation, and scale and shif
 """
 
 import functools
+import math
+from collections.abc import Callable
 
 import chex
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+import numpy as np
+from jax import Array
 
+from cnnvjp import _lowering as lowering
 from cnnvjp._checks.arrays import check_suffix, operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.options import number_option, positive_int
@@ -19,10 +23,48 @@ from cnnvjp._types import widened
 from cnnvjp._windows.axes import broadcast_to, sum_shared
 from cnnvjp._windows.spatial import spatial_rank, spatial_size
 
+# Powers of two keep every step within its dtype's range, and are exact. The difference of a huge x
+# and the mean may be beyond it, and so may the square of a far smaller x; the rstd of the largest
+# is subnormal, which XLA:CPU takes for zero. So x and mean are divided by 8, and rstd multiplied.
 
-def normalized(x: Array, mean: Array, rstd: Array) -> Array:
+
+def normalized(x: Array, mean: Array, rstd8: Array) -> Array:
     """`xhat`, in the dtype of the statistics, which have axes of size 1 where they are shared."""
-    return (widened(x) - mean) * rstd
+    return (0.125 * widened(x) - 0.125 * mean) * rstd8
+
+
+def mean_squares(
+    x: Array, mean: Array, mean_of_wide: Callable[[Array], Array]
+) -> tuple[Array, Array]:
+    """The mean of (x − mean)², and of ((x − mean) / reach)², for where the first is infinite."""
+    shrink = 1 / reach(mean.dtype)
+
+    def plain(x: Array, mean: Array) -> Array:
+        return mean_of_wide((widened(x) - mean) ** 2)
+
+    def small(x: Array, mean: Array) -> Array:
+        return mean_of_wide((widened(x) * shrink - mean * shrink) ** 2)
+
+    def from_plain(square: Array) -> Array:
+        root = jnp.sqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny))
+        return (root * shrink) ** 2
+
+    if x.dtype == jnp.float16:  # whose squares float32 holds
+        square = plain(x, mean)
+        return square, from_plain(square)
+    return lowering.beside_overflow(plain, small, from_plain, x, mean)
+
+
+def reach(dtype: np.dtype) -> float:
+    """By what deviations are divided before they are squared, where they are huge."""
+    return 2.0 ** (jnp.finfo(dtype).maxexp * 5 // 8)
+
+
+def inverse_deviation(square: Array, small: Array, eps: float) -> Array:
+    """`8 / √(var + eps)`, of `mean_squares`."""
+    finite = jnp.isfinite(square)
+    usual = jnp.sqrt(jnp.where(finite, square, 1) + eps)
+    return 8 / jnp.where(finite, usual, jnp.sqrt(jnp.where(finite, 1, small)) * reach(small.dtype))
 
 
 def scaled(xhat: Array, gamma: Array, beta: Array) -> Array:
@@ -97,7 +139,7 @@ def _standardize(x, mean, std):
 
 
 def _deviation(x: Array, mean: Array, std: Array) -> Array:
-    return (widened(x) - per_channel(mean, x)) / per_channel(std, x)
+    return normalized(x, per_channel(mean, x), 8 / per_channel(std, x))
 
 
 def _standardize_fwd(x, mean, std):
@@ -153,8 +195,7 @@ def group_norm(
 
     Raises:
         TypeError: if the arrays differ in dtype or are not floating.
-        ValueError: if the shapes do not fit together, groups does not divide C, or an example
-            is empty.
+        ValueError: if the shapes do not fit together, or groups does not divide C.
 
     Example:
         >>> import jax.numpy as jnp
@@ -173,7 +214,6 @@ def group_norm(
         raise ValueError(
             f"groups: got {groups}, which does not divide the {x.shape[-1]} channels of x"
         )
-    _check_entries(x, ndim + 1)
     return call(_group_norm, x, gamma, beta, groups, ndim, number_option("eps", eps, low=0))
 
 
@@ -197,7 +237,7 @@ def layer_norm(
 
     Raises:
         TypeError: if the arrays differ in dtype or are not floating.
-        ValueError: if the shapes do not fit together, or there is no channel.
+        ValueError: if the shapes do not fit together.
 
     Example:
         >>> import jax.numpy as jnp
@@ -210,14 +250,8 @@ def layer_norm(
     """
     x, gamma, beta = operands(x=x, gamma=gamma, beta=beta)
     check_statistics(x, gamma=gamma, beta=beta)
-    _check_entries(x, 1)
     # One group of all channels, with every other axis a batch axis.
     return call(_group_norm, x, gamma, beta, 1, 0, number_option("eps", eps, low=0))
-
-
-def _check_entries(x: Array, axes: int) -> None:
-    if 0 in x.shape[x.ndim - axes :]:
-        raise ValueError(f"x: got the shape {x.shape}; without an entry there is no mean")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -226,16 +260,17 @@ def _group_norm(x, gamma, beta, groups, ndim, eps):
 
 
 def _moments(x: Array, groups: int, ndim: int, eps: float) -> tuple[Array, Array]:
-    """Mean and rstd of each group, of shape (*batch, 1, …, groups, 1)."""
-    grouped = _to_groups(widened(x), groups)
+    """Mean and 8 · rstd of each group, of shape (*batch, 1, …, groups, 1)."""
+    grouped = _to_groups(x, groups)
     axes = _axes_of_group(ndim)
-    mean = jnp.mean(grouped, axes, keepdims=True)
-    var = jnp.mean((grouped - mean) ** 2, axes, keepdims=True)
-    return mean, lax.rsqrt(var + eps)
+    count = float(max(math.prod(grouped.shape[a] for a in axes), 1))
+    mean = lowering.mean(grouped, axes, count, keepdims=True)
+    squares = mean_squares(grouped, mean, lambda wide: jnp.sum(wide, axes, keepdims=True) / count)
+    return mean, inverse_deviation(*squares, eps)
 
 
-def _normalized_groups(x: Array, mean: Array, rstd: Array) -> Array:
-    return normalized(_to_groups(x, mean.shape[-2]), mean, rstd).reshape(x.shape)
+def _normalized_groups(x: Array, mean: Array, rstd8: Array) -> Array:
+    return normalized(_to_groups(x, mean.shape[-2]), mean, rstd8).reshape(x.shape)
 
 
 def _to_groups(x: Array, groups: int) -> Array:
@@ -249,9 +284,9 @@ def _axes_of_group(ndim: int) -> tuple[int, ...]:
 
 
 def _group_norm_fwd(x, gamma, beta, groups, ndim, eps):
-    mean, rstd = _moments(x, groups, ndim, eps)
-    y = scaled(_normalized_groups(x, mean, rstd), gamma, beta)
-    return y, (x, gamma, mean, rstd)  # xhat anew from x, which is smaller in 16 bits
+    mean, rstd8 = _moments(x, groups, ndim, eps)
+    y = scaled(_normalized_groups(x, mean, rstd8), gamma, beta)
+    return y, (x, gamma, mean, rstd8)  # xhat anew from x, which is smaller in 16 bits
 
 
 def _group_norm_bwd(groups, ndim, eps, residuals, dy):
@@ -264,16 +299,16 @@ def _group_norm_bwd(groups, ndim, eps, residuals, dy):
     #     3. through var:   −rstd · xhat · mean(v · xhat), as ∂var/∂x = 2 (x − mean) / P
     #                       and ∂rstd/∂var = −½ rstd³
     # They cancel in part: they are added up before they are rounded.
-    x, gamma, mean, rstd = residuals  # mean and rstd in at least float32
+    x, gamma, mean, rstd8 = residuals  # mean and 8 · rstd in at least float32
     wide_dy = widened(dy)
-    xhat = normalized(_to_groups(x, groups), mean, rstd)
+    xhat = normalized(_to_groups(x, groups), mean, rstd8)
     dgamma = sum_shared(wide_dy * xhat.reshape(x.shape), gamma)  # ∂y/∂gamma = xhat
     dbeta = sum_shared(wide_dy, gamma)  # ∂y/∂beta = 1
     v = _to_groups(per_channel(gamma, x) * wide_dy, groups)  # 1
     axes = _axes_of_group(ndim)
     through_mean = jnp.mean(v, axes, keepdims=True)  # 2
     through_var = xhat * jnp.mean(v * xhat, axes, keepdims=True)  # 3
-    dx = (rstd * (v - through_mean - through_var)).reshape(x.shape)
+    dx = (rstd8 / 8 * (v - through_mean - through_var)).reshape(x.shape)
     return dx.astype(x.dtype), dgamma, dbeta
 
 

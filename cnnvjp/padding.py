@@ -14,7 +14,7 @@ from cnnvjp._checks.options import choice_option
 from cnnvjp._types import NumericPadding, PadMode, Pair
 from cnnvjp._windows.axes import pad_spatial
 from cnnvjp._windows.matrices import SparseMatrix, along_axes, copying, transposes
-from cnnvjp._windows.spatial import numeric_padding, occupied_size, spatial_rank
+from cnnvjp._windows.spatial import numeric_padding, occupied_size, spatial_rank, spatial_size
 
 
 def pad(
@@ -68,7 +68,8 @@ def pad(
     x, constant = _with_value(x, value)
     ndim = spatial_rank(spatial_ndim, padding=padding)
     pairs = numeric_padding(padding, ndim)
-    size = occupied_size(x.shape, ndim)
+    sized = spatial_size if mode == "constant" else occupied_size  # others copy pixels
+    size = sized(x.shape, ndim)
     _check_pairs(pairs, size, mode)
     if mode == "constant":
         return call(_pad_constant, x, constant, pairs)
@@ -151,7 +152,7 @@ def _check_pairs(pairs: tuple[Pair, ...], size: tuple[int, ...], mode: PadMode) 
                 f"padding: got {pair} for spatial axis {axis}, which has {n} positions; with "
                 f"mode={mode!r} it must be at most {largest} on either side"
             )
-        if n + sum(pair) < 1:
+        if n + sum(pair) < min(n, 1):
             raise ValueError(
                 f"padding: got {pair} for spatial axis {axis}, which has {n} positions; one must "
                 "remain"

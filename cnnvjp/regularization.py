@@ -138,7 +138,8 @@ def _l2_penalty(leaves):
 
 def _half_sum_of_squares(leaves: tuple[Array, ...]) -> Array:
     dtype = functools.reduce(wider, (accumulator(w.dtype) for w in leaves))
-    return sum(((jnp.sum(widened(w) ** 2) / 2).astype(dtype) for w in leaves), jnp.zeros((), dtype))
+    wide = map(widened, leaves)  # of which the squares alone could overflow
+    return sum((jnp.sum(w * (w / 2)).astype(dtype) for w in wide), jnp.zeros((), dtype))
 
 
 def _l2_penalty_fwd(leaves):

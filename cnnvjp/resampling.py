@@ -17,7 +17,7 @@ from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._types import PerAxis, widened
 from cnnvjp._windows.axes import merge_axes, merge_cells, pad_spatial, split_axis, split_cells
-from cnnvjp._windows.spatial import occupied_size, per_axis, spatial_rank
+from cnnvjp._windows.spatial import occupied_size, per_axis, spatial_rank, spatial_size
 
 # ------------------------------------------------------------------------------------------
 # downsample
@@ -60,8 +60,8 @@ def downsample(
     ndim = spatial_rank(spatial_ndim, factor=factor, offset=offset)
     factors = per_axis("factor", factor, ndim)
     offsets = per_axis("offset", offset, ndim, minimum=0)
-    size = occupied_size(x.shape, ndim)
-    if any(first >= n for first, n in zip(offsets, size, strict=True)):
+    size = spatial_size(x.shape, ndim)
+    if any(first >= max(n, 1) for first, n in zip(offsets, size, strict=True)):
         raise ValueError(f"offset: got {offset!r}; it must be less than the spatial size {size}")
     return call(_downsample, x, factors, offsets, size)
 
@@ -96,7 +96,7 @@ def _interspersed(
     """uSample: factor − 1 zeros between neighbours, offset zeros before, the rest after."""
     first = x.ndim - 1 - len(factor)
     edges = [
-        (before, n - before - (o - 1) * f - 1, f - 1)
+        (before, n - before - max((o - 1) * f + 1, 0), f - 1)
         for o, f, before, n in zip(x.shape[first:-1], factor, offset, size, strict=True)
     ]
     return pad_spatial(x, edges)
@@ -219,7 +219,7 @@ def repeat(x: chex.Array, factor: PerAxis, *, spatial_ndim: int | None = None) -
     """
     (x,) = operands(integers=True, x=x)
     ndim = spatial_rank(spatial_ndim, factor=factor)
-    occupied_size(x.shape, ndim)
+    spatial_size(x.shape, ndim)
     return call(_repeat, x, per_axis("factor", factor, ndim))
 
 
@@ -285,7 +285,7 @@ def pixel_shuffle(x: chex.Array, factor: PerAxis, *, spatial_ndim: int | None = 
     (x,) = operands(integers=True, x=x)
     ndim = spatial_rank(spatial_ndim, factor=factor)
     factors = per_axis("factor", factor, ndim)
-    occupied_size(x.shape, ndim)
+    spatial_size(x.shape, ndim)
     if x.shape[-1] % math.prod(factors):
         raise ValueError(
             f"factor: got {factor!r} for {x.shape[-1]} channels, which must be a multiple of "
@@ -341,7 +341,7 @@ def pixel_unshuffle(
     (x,) = operands(integers=True, x=x)
     ndim = spatial_rank(spatial_ndim, factor=factor)
     factors = per_axis("factor", factor, ndim)
-    size = occupied_size(x.shape, ndim)
+    size = spatial_size(x.shape, ndim)
     if any(n % r for n, r in zip(size, factors, strict=True)):
         raise ValueError(f"factor: got {factor!r}, which must divide the spatial size {size}")
     return call(_pixel_unshuffle, x, factors)

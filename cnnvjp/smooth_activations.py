@@ -27,9 +27,21 @@ def _across(slope: Array, dy: Array) -> Array:
     return (slope * widened(dy)).astype(dy.dtype)
 
 
+def _smaller_share(x: Array) -> Array:
+    """`y` or 1 − y for y = sigmoid(x), whichever is smaller: the other is 1 less it."""
+    return lax.logistic(jnp.where(x > 0, -x, x))
+
+
+def _share(x: Array) -> Array:
+    """`y = sigmoid(x)`, whose derivative does not cancel either."""
+    part = _smaller_share(x)
+    return jnp.where(x > 0, 1 - part, part)
+
+
 def _logistic_slope(x: Array) -> Array:
-    """Y (1 − y) for y = sigmoid(x), where 1 − y = sigmoid(−x) does not cancel."""
-    return lax.logistic(x) * lax.logistic(-x)
+    """`y (1 − y)` for y = sigmoid(x)."""
+    part = _smaller_share(x)
+    return part * (1 - part)
 
 
 # ------------------------------------------------------------------------------------------
@@ -192,7 +204,7 @@ def _softplus_fwd(x):
 
 
 def _softplus_bwd(x, dy):
-    return (_across(lax.logistic(widened(x)), dy),)  # [H] 8.53 with f' = sigmoid(x)
+    return (_across(_share(widened(x)), dy),)  # [H] 8.53 with f' = sigmoid(x)
 
 
 _softplus.defvjp(_softplus_fwd, _softplus_bwd)
@@ -226,8 +238,7 @@ def _gated_slope(x: Array, gate: Gate) -> Array:
 
 def _logistic_gate(x: Array) -> tuple[Array, Array]:
     """σ and its derivative, σ(x) · (1 − σ(x)) with no cancellation."""
-    g = lax.logistic(x)
-    return g, _logistic_slope(x)
+    return _share(x), _logistic_slope(x)
 
 
 def _normal_gate(x: Array) -> tuple[Array, Array]:

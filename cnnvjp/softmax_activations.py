@@ -73,9 +73,11 @@ def _softmax_fwd(x, axis):
 
 
 def _softmax_bwd(axis, y, dy):
+    # dy times the matrix ∂yᵢ/∂xⱼ = yᵢ (δᵢⱼ − yⱼ). As the shares sum to 1, a number taken from all
+    # of dy changes nothing: that of a share of more than half, for which 1 − y would cancel.
     wide_dy = widened(dy)
-    mean = jnp.sum(wide_dy * y, axis, keepdims=True)
-    dx = y * (wide_dy - mean)  # dy times the matrix ∂yᵢ/∂xⱼ = yᵢ (δᵢⱼ − yⱼ)
+    less = wide_dy - jnp.sum(jnp.where(y > 0.5, wide_dy, 0), axis, keepdims=True)
+    dx = y * (less - jnp.sum(less * y, axis, keepdims=True))
     return (dx.astype(dy.dtype),)
 
 
@@ -126,7 +128,14 @@ def _log_softmax(x, axis):
 
 def _log_shares(x: Array, axis: int) -> Array:
     x_below = _below_largest(x, axis)
-    return x_below - jnp.log(jnp.sum(jnp.exp(x_below), axis, keepdims=True))
+    return x_below - log_sum_of_powers(x_below, axis)
+
+
+def log_sum_of_powers(x_below: Array, axis: int) -> Array:
+    """Log Σ e^x of numbers whose largest is 0: log(1 + the others), which may be far below 1."""
+    ones = (x_below == 0).astype(x_below.dtype)
+    others = jnp.sum(jnp.exp(x_below) - ones, axis, keepdims=True)
+    return jnp.log1p(others + (jnp.sum(ones, axis, keepdims=True) - 1))
 
 
 def _log_softmax_fwd(x, axis):
@@ -137,11 +146,18 @@ def _log_softmax_fwd(x, axis):
 def _log_softmax_bwd(axis, y, dy):
     wide_dy = widened(dy)
     total = jnp.sum(wide_dy, axis, keepdims=True)
-    dx = wide_dy - jnp.exp(y) * total  # dy times ∂yᵢ/∂xⱼ = δᵢⱼ − softmax(x)ⱼ
+    dx = -shares_less(y, total, wide_dy, axis)  # dy times ∂yᵢ/∂xⱼ = δᵢⱼ − softmax(x)ⱼ
     return (dx.astype(dy.dtype),)
 
 
 _log_softmax.defvjp(_log_softmax_fwd, _log_softmax_bwd)
+
+
+def shares_less(log_p: Array, total: Array | float, t: Array, axis: int) -> Array:
+    """`p · total − t`, from 1 − p for a share of more than half: it cancels with t = total."""
+    larger = log_p > -0.5  # of one share at most
+    rest = -jnp.expm1(jnp.sum(jnp.where(larger, log_p, 0), axis, keepdims=True))
+    return jnp.where(larger, (total - t) - rest * total, jnp.exp(log_p) * total - t)
 
 
 def _below_largest(x: Array, axis: int) -> Array:

@@ -20,7 +20,7 @@ from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.options import flag_option, number_option
 from cnnvjp._checks.pooling import pooling_window
-from cnnvjp._types import Padding, PerAxis, accumulator, widened
+from cnnvjp._types import Padding, PerAxis, accumulator, shrinking, widened
 from cnnvjp._windows.geometry import Window
 from cnnvjp._windows.taps import Tap, place, reduce_taps, spanned, tap
 
@@ -169,8 +169,8 @@ def _avg_pool(x, window, count_include_pad):
 
 
 def _average(x: Array, window: Window, count_include_pad: bool) -> Array:
-    y = lowering.sum_over_windows(widened(x), window) / _count(window, count_include_pad, x)
-    return y.astype(x.dtype)
+    sums, part = _sums_in_range(x, window)
+    return (sums / (_count(window, count_include_pad, x) * part)).astype(x.dtype)
 
 
 def _avg_pool_fwd(x, window, count_include_pad):
@@ -391,8 +391,14 @@ def weighted_avg_pool(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _weighted_avg_pool(x, weight, window):
-    sums = lowering.sum_over_windows(widened(x), window)
-    return _weighted(weight, sums).astype(x.dtype)
+    sums, part = _sums_in_range(x, window)
+    return (_weighted(weight, sums) / part).astype(x.dtype)
+
+
+def _sums_in_range(x: Array, window: Window) -> tuple[Array, float]:
+    """The windows' sums, in at least float32, times a power of two that is returned too."""
+    part = shrinking(window.taps, x.dtype)
+    return lowering.sum_over_windows(widened(x) * part, window), part
 
 
 def _weighted(weight: Array, x: Array) -> Array:
@@ -402,9 +408,9 @@ def _weighted(weight: Array, x: Array) -> Array:
 
 
 def _weighted_avg_pool_fwd(x, weight, window):
-    sums = lowering.sum_over_windows(widened(x), window)
-    y = _weighted(weight, sums).astype(x.dtype)
-    return y, (sums, weight)  # the windows' sums, in at least float32
+    sums, part = _sums_in_range(x, window)
+    y = (_weighted(weight, sums) / part).astype(x.dtype)
+    return y, (sums, weight)
 
 
 def _weighted_avg_pool_bwd(window, residuals, dy):
@@ -412,7 +418,8 @@ def _weighted_avg_pool_bwd(window, residuals, dy):
     wide = dy.astype(sums.dtype)
     shared = tuple(range(dy.ndim - weight.ndim))
     dx = lowering.spread_over_windows(_weighted(weight, wide), window)  # [H] P8.3: dA = lw ⊠ dLZ
-    dweight = jnp.sum(wide * sums, shared)  # [H] P8.4: dlw = ⊞ (dLZ ∘ ⊞ A)
+    part = shrinking(window.taps, dy.dtype)
+    dweight = jnp.sum(wide * sums, shared) / part  # [H] P8.4: dlw = ⊞ (dLZ ∘ ⊞ A)
     return dx.astype(dy.dtype), dweight.astype(weight.dtype)
 
 

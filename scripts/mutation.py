@@ -58,6 +58,7 @@ LEFT_OUT = {
 # The fast tests of each module, those first that know it best: a file of tests, or one test of it.
 WRONG = "test_wrong_calls.py"  # of every public function, with what each is told
 CONVOLUTION = ("test_convolution.py", "test_cpu_formulations.py")
+ACTIVATIONS = ("test_activations.py", "test_sixteen_bits.py")
 POOLING = ("test_pooling.py", "test_cpu_formulations.py")
 MODELS = ("test_models.py", "test_normalized_models.py")
 SCRIPT, RUNS = "test_train_script.py", "test_training_runs.py"
@@ -76,7 +77,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "_lowering/cpu/depthwise": CONVOLUTION[::-1],
     "_lowering/cpu/grouped": CONVOLUTION[::-1],
     "_lowering/cpu/volumes": CONVOLUTION[::-1],
-    "_lowering/platform": CONVOLUTION[::-1],
+    "_lowering/gpu": ("test_gpu_formulations.py",),
+    "_lowering/platform": (*CONVOLUTION[::-1], "test_gpu_formulations.py", "test_normalization.py"),
     "_lowering/xla": (*CONVOLUTION, "test_pooling.py", "test_affine.py"),
     "_output": ("test_output.py",),
     "_types": ("test_affine.py", "test_padding.py", "test_convolution.py", "test_parallel.py"),
@@ -84,15 +86,15 @@ TESTS: dict[str, tuple[str, ...]] = {
     "_windows/geometry": ("test_geometry.py", "test_convolution.py", "test_pooling.py", WRONG),
     "_windows/matrices": ("test_resizing.py", "test_padding.py", "test_unfolding.py"),
     "_windows/spatial": ("test_geometry.py", "test_convolution.py", "test_pooling.py", WRONG),
-    "_windows/taps": POOLING,
+    "_windows/taps": (*POOLING, "test_gpu_formulations.py"),
     "_windows/tiles": ("test_pooling.py",),
-    "activations": ("test_activations.py", WRONG),
+    "activations": (*ACTIVATIONS, WRONG),
     "adaptive_pooling": ("test_adaptive_pooling.py", WRONG),
     "affine": ("test_affine.py", WRONG),
-    "batch_normalization": ("test_normalization.py", WRONG),
+    "batch_normalization": ("test_normalization.py", "test_edges.py", WRONG),
     "convolution": ("test_convolution.py", WRONG),
     "interop": ("test_interop.py", WRONG),
-    "losses": ("test_losses.py", WRONG),
+    "losses": ("test_losses.py", "test_sixteen_bits.py", WRONG),
     "max_pooling": ("test_pooling.py", WRONG),
     "max_unpooling": ("test_pooling.py", WRONG),
     "model": (MODELS[0], WRONG),
@@ -104,7 +106,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "models/_resnet": (*MODELS[::-1], WRONG),
     "models/_squares_and_diamonds": (MODELS[0], WRONG),
     "models/_textbook": (MODELS[0], WRONG),
-    "normalization": ("test_normalization.py", WRONG),
+    "normalization": ("test_normalization.py", "test_edges.py", WRONG),
     "padding": ("test_padding.py", WRONG),
     "regularization": ("test_regularization.py", WRONG),
     "resampling": ("test_resampling.py", WRONG),
@@ -113,8 +115,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "rewriting/_explicit": ("test_explicit.py",),
     "rewriting/_jaxprs": ("test_explicit.py",),
     "rewriting/_lax_calls": ("test_explicit.py",),
-    "smooth_activations": ("test_activations.py", WRONG),
-    "softmax_activations": ("test_activations.py", WRONG),
+    "smooth_activations": (*ACTIVATIONS, WRONG),
+    "softmax_activations": (*ACTIVATIONS, WRONG),
     "sum_pooling": ("test_pooling.py", WRONG),
     "train": ("test_train.py", WRONG),
     "training/__init__": (RUNS,),

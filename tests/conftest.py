@@ -1,6 +1,11 @@
-"""One strict configuration for every test: x64, no silent promotion, 8 simulated devices."""
+"""One strict configuration for every test: x64, no silent promotion, 8 simulated devices.
+
+On a GPU the devices are those of the machine: tests that need more are skipped, and so are tests
+marked `cpu`.
+"""
 
 import gc
+import math
 import os
 import shutil
 import tempfile
@@ -14,7 +19,8 @@ import jaxlib.version
 FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if jaxlib.version.__version_info__ < (0, 11):
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", FLAGS)
+if (os.environ.get("JAX_PLATFORMS") or "cpu") == "cpu":
+    os.environ.setdefault("XLA_FLAGS", FLAGS)
 
 # What one process of a run has compiled, the others load. Every run begins with nothing.
 CACHE = None
@@ -30,7 +36,10 @@ import pytest
 
 gc.set_threshold(100_000, 50, 100)  # traces are many small objects, few of them garbage
 
-jax.config.update("jax_num_cpu_devices", 8)
+if "JAX_NUM_CPU_DEVICES" not in os.environ:
+    jax.config.update("jax_num_cpu_devices", 8)
+if (os.environ.get("JAX_PLATFORMS") or "cpu") != "cpu":  # no TensorFloat-32, which keeps 10 bits
+    jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -55,6 +64,29 @@ def pytest_collection_modifyitems(config, items):
     elsewhere = [item for item, mark in marks if mark is not None and mark.kwargs.get("only")]
     config.hook.pytest_deselected(items=elsewhere)
     items[:] = [item for item in items if item not in set(elsewhere)]
+
+
+def pytest_runtest_setup(item):
+    for mark in item.iter_markers("devices"):
+        require_devices(*mark.args)
+    if item.get_closest_marker("cpu") and jax.default_backend() != "cpu":
+        pytest.skip(f"is about CPUs, and runs on {jax.default_backend()}")
+
+
+def mesh_or_skip(axis_shapes, *args, make=jax.make_mesh, **kwargs):
+    """`jax.make_mesh`, or a skipped test where the machine has too few devices."""
+    require_devices(math.prod(axis_shapes))
+    return make(axis_shapes, *args, **kwargs)
+
+
+def require_devices(count):
+    if count > len(jax.devices()):
+        pytest.skip(f"needs {count} devices, of which there are {len(jax.devices())}")
+
+
+@pytest.fixture(autouse=True)
+def meshes_of_what_there_is(monkeypatch):
+    monkeypatch.setattr(jax, "make_mesh", mesh_or_skip)
 
 
 @pytest.fixture

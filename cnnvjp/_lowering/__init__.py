@@ -1,25 +1,28 @@
 """The door between the rules and the machines: what a rule asks for, in whatever way is fastest.
 
 Calls run downward: a rule calls a function of this file; `platform` chooses, when the program is
-lowered, between the formulation of `xla`, which every platform has, and those of `cpu`. What lies
-below knows neither rules nor the names of paddings.
+lowered, between the formulation of `xla`, which every platform has, and those of `cpu` and `gpu`.
+What lies below knows neither rules nor the names of paddings.
 """
 
 import functools
 
 import jax
+import jax.numpy as jnp
 
-from cnnvjp._lowering import cpu, xla
-from cnnvjp._lowering.platform import fastest
+from cnnvjp._lowering import cpu, gpu, xla
+from cnnvjp._lowering.platform import beside_overflow, fastest
 from cnnvjp._lowering.xla import contract
-from cnnvjp._types import ArrayType, Precision
+from cnnvjp._types import ArrayType, Precision, shrinking, widened
 from cnnvjp._windows.geometry import Window
 
 __all__ = [
+    "beside_overflow",
     "contract",
     "correlate",
     "input_gradient",
     "kernel_gradient",
+    "mean",
     "spread_over_windows",
     "sum_over_windows",
 ]
@@ -45,7 +48,8 @@ def correlate(
         xla.correlate, window=window, groups=groups, precision=precision, out=out
     )
     on_cpu = cpu.correlation(x, w, window, groups, precision)
-    return fastest(plain, {"cpu": on_cpu}, out, x, w)
+    of_integers = functools.partial(gpu.correlate, window=window, groups=groups)
+    return fastest(plain, {"cpu": on_cpu}, out, x, w, of_integers=of_integers)
 
 
 def input_gradient(
@@ -68,7 +72,8 @@ def input_gradient(
         xla.input_gradient, window=window, groups=groups, precision=precision, out=out
     )
     on_cpu = cpu.input_gradient(dy, w, window, groups, precision)
-    return fastest(plain, {"cpu": on_cpu}, out, dy, w)
+    of_integers = functools.partial(gpu.input_gradient, window=window, groups=groups)
+    return fastest(plain, {"cpu": on_cpu}, out, dy, w, of_integers=of_integers)
 
 
 def kernel_gradient(
@@ -91,7 +96,30 @@ def kernel_gradient(
         xla.kernel_gradient, window=window, groups=groups, precision=precision, out=out
     )
     on_cpu = cpu.kernel_gradient(x, dy, window, groups, precision)
-    return fastest(plain, {"cpu": on_cpu}, out, x, dy)
+    of_integers = functools.partial(gpu.kernel_gradient, window=window, groups=groups)
+    return fastest(plain, {"cpu": on_cpu}, out, x, dy, of_integers=of_integers)
+
+
+def mean(x: jax.Array, axes: tuple[int, ...], count: float, *, keepdims: bool = False) -> jax.Array:
+    """The sum over some axes by a count that is no smaller, in at least float32.
+
+    A sum may be infinite whose mean is not: then every number is scaled first.
+
+    Args:
+        x: an array.
+        axes: those summed over.
+        count: what the sum is divided by, at least the number of its terms.
+        keepdims: whether the axes stay, with the size 1.
+    """
+    part = shrinking(count, x.dtype)
+
+    def total(x: jax.Array) -> jax.Array:
+        return jnp.sum(widened(x), axes, keepdims=keepdims)
+
+    if part == 1:
+        return total(x) / count
+    whole, small = beside_overflow(total, lambda x: total(widened(x) * part), lambda s: s * part, x)
+    return jnp.where(jnp.isfinite(whole), whole / count, small / (count * part))
 
 
 def sum_over_windows(x: jax.Array, window: Window) -> jax.Array:

@@ -19,6 +19,7 @@ def fastest(
     on_platform: Mapping[str, Formulation | None],
     out: ArrayType,
     *operands: jax.Array,
+    of_integers: Formulation | None = None,
 ) -> jax.Array:
     """A function that is linear in each of its operands, in the formulation for its platform.
 
@@ -33,15 +34,25 @@ def fastest(
             It computes in one dtype.
         out: dtype and sharding of the result.
         *operands: the arrays.
+        of_integers: the formulation for integers on GPUs, if they have not the plain one. It
+            computes in one dtype.
     """
     faster = {name: formulation for name, formulation in on_platform.items() if formulation}
     explicit = any(kind.sharding is not None for kind in (out, *map(primal_type, operands)))
-    if not faster or explicit or not jnp.issubdtype(operands[0].dtype, jnp.floating):
-        return plain(*operands)  # a mesh with Explicit axes wants to be told of every reshape
+    if explicit:  # such a mesh wants to be told of every reshape
+        return plain(*operands)
     dtype = wider(functools.reduce(wider, map(_accumulator, operands)), out.dtype)
 
     def in_one_dtype(formulation: Formulation) -> Formulation:
         return lambda *operands: formulation(*(a.astype(dtype) for a in operands)).astype(out.dtype)
+
+    if not jnp.issubdtype(operands[0].dtype, jnp.floating):
+        if of_integers is None:
+            return plain(*operands)
+        by_taps = in_one_dtype(of_integers)
+        return lax.platform_dependent(*operands, default=plain, cuda=by_taps, rocm=by_taps)
+    if not faster:
+        return plain(*operands)
 
     @jax.custom_jvp
     def chosen(*operands: jax.Array) -> jax.Array:
@@ -59,6 +70,51 @@ def fastest(
 
     chosen.defjvp(derivative, symbolic_zeros=True)
     return chosen(*operands)
+
+
+def beside_overflow(
+    plain: Formulation,
+    small: Formulation,
+    from_plain: Formulation,
+    *operands: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """What `plain` computes, and what `small` does, which does not overflow.
+
+    An accelerator computes both in one pass over the operands. A CPU computes the second only
+    if the first has overflowed somewhere.
+
+    Args:
+        plain: the usual formulation.
+        small: the other one.
+        from_plain: what `small` returns, from what `plain` returned if that is finite.
+        *operands: the arrays.
+    """
+
+    def if_needed(first: jax.Array, *operands: jax.Array) -> jax.Array:
+        return lax.cond(
+            _all_finite(lax.stop_gradient(first)),
+            lambda first, *_: from_plain(first),
+            lambda _, *operands: small(*operands),
+            first,
+            *operands,
+        )
+
+    def always(first: jax.Array, *operands: jax.Array) -> jax.Array:
+        return small(*operands)
+
+    first = plain(*operands)
+    return first, lax.platform_dependent(first, *operands, cpu=if_needed, default=always)
+
+
+@jax.custom_batching.custom_vmap
+def _all_finite(x: jax.Array) -> jax.Array:
+    return jnp.isfinite(x).all()
+
+
+@_all_finite.def_vmap
+def _all_of_them_finite(axis_size: int, batched: Any, x: jax.Array) -> tuple[jax.Array, bool]:
+    """One answer for the whole of a mapped axis: otherwise `cond` would compute both branches."""
+    return _all_finite(x), False
 
 
 def _accumulator(x: jax.Array) -> Any:

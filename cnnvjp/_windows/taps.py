@@ -51,6 +51,13 @@ def reduce_taps(
     return lax.fori_loop(1, window.taps, step, term((0,) * window.ndim))
 
 
+def stack_taps(window: Window, term: Callable[[Tap], jax.Array]) -> jax.Array:
+    """The terms of all taps, in row-major order on a new first axis."""
+    if window.taps <= _UNROLLED:
+        return jnp.stack([term(m) for m in each_tap(window)])
+    return lax.map(lambda i: term(_nth_tap(window, i)), jnp.arange(window.taps, dtype=jnp.int32))
+
+
 def separated(window: Window) -> tuple[Window, ...]:
     """Windows to be applied one after the other in place of a window of many taps.
 

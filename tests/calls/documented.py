@@ -341,24 +341,24 @@ def of_adaptive_pool(integers):
     return shape
 
 
-def resampled(call, *names):
+def resampled(call, *names, least=0):
     """dtype, batch, spatial size, channels, and the factors of a resampling."""
     dtype, x = arrays(call, "x", integers=True)
     ndim = rank(call, *names)
-    return dtype, *maps(x, ndim), entries(call["factor"], ndim)
+    return dtype, *maps(x, ndim, least), entries(call["factor"], ndim)
 
 
 def of_downsample(call):
     dtype, batch, size, channels, factors = resampled(call, "factor", "offset")
     offsets = entries(call["offset"], len(size), 0)
-    need(all(first < n for first, n in zip(offsets, size, strict=True)))
+    need(all(first < max(n, 1) for first, n in zip(offsets, size, strict=True)))
     kept = [len(range(o, n, f)) for o, n, f in zip(offsets, size, factors, strict=True)]
     return [((*batch, *kept, *channels), dtype)]
 
 
 def of_upsample(call):
     names = ("factor", "output_size", "offset")
-    dtype, batch, size, channels, factors = resampled(call, *names)
+    dtype, batch, size, channels, factors = resampled(call, *names, least=1)
     offsets = entries(call["offset"], len(size), 0)
     least = [o + (n - 1) * f + 1 for o, n, f in zip(offsets, size, factors, strict=True)]
     asked = call["output_size"]
@@ -405,13 +405,13 @@ def of_pad(call):
     need(type(value) in (int, float) and holds(dtype, value))
     need(mode == "constant" or value == 0)
     ndim = rank(call, "padding")
-    batch, size, channels = maps(x, ndim)
+    batch, size, channels = maps(x, ndim, least=mode != "constant")
     need(not isinstance(call["padding"], str))
     out = []
     for axis, n in enumerate(size):
         before, after = border(call["padding"], n, 1, 1, axis, ndim)
         limit = {"reflect": n - 1, "circular": n}.get(mode, math.inf)
-        need(max(before, after) <= limit and n + before + after > 0)
+        need(max(before, after) <= limit and n + before + after >= min(n, 1))
         out.append(n + before + after)
     return [((*batch, *out, *channels), dtype)]
 
@@ -524,14 +524,13 @@ def of_batch_norm_inference(call):
 
 def of_layer_norm(call):
     dtype, x = channelwise(call, "gamma", "beta")
-    need(x[-1] > 0)
     return [(x, dtype)]
 
 
 def of_group_norm(call):
     dtype, x = channelwise(call, "gamma", "beta")
-    _, _, (channels,) = maps(x, rank(call))
-    need(channels > 0 and channels % whole(call["groups"]) == 0)
+    _, _, (channels,) = maps(x, rank(call), least=0)
+    need(channels % whole(call["groups"]) == 0)
     return [(x, dtype)]
 
 

@@ -33,7 +33,8 @@ def of_form(f):
 PARAMS, STATE = of_form(lambda: TEXTBOOK.init(KEY, (10, 10, 1)))
 RESNET_PARAMS, RESNET_STATE = of_form(lambda: RESNET.init(KEY, (10, 10, 1)))
 START = train.TrainState(ones((), "int32"), PARAMS, STATE, of_form(lambda: SGD.init(PARAMS)))
-MESH = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+TWO = jax.devices()[:2]  # if there are two
+MESH = jax.make_mesh((len(TWO),), ("data",), axis_types=(AxisType.Auto,), devices=TWO)
 
 
 def forward(params, state, x, named, *, train, key):

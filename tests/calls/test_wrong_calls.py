@@ -27,6 +27,7 @@ from right_calls import (
     SGD,
     STEPS,
     TEXTBOOK,
+    TWO,
     C,
     Foreign,
     W,
@@ -128,6 +129,8 @@ def wrong_arrays(name):
 
 OLD_KEY = jnp.zeros(2, "uint32")
 ONE_KEY = r"it must be one key, as from jax\.random\.key\(0\)"
+MAPS_NOTHING_TO_NOTHING = ["downsample", "repeat", "pixel_shuffle", "pixel_unshuffle", "pad"]
+
 WRONG = [
     # Shapes.
     ("conv", dict(w=W[None, None]), ValueError, r"^w: got the shape \(1, 1, 3, 3, 4, 6\); .* with 1, 2 or 3 spatial axes"),
@@ -156,8 +159,6 @@ WRONG = [
     ("standardize", dict(mean=ones(3)), ValueError, r"^mean: got the shape \(3,\)"),
     ("batch_norm", dict(x=C[0]), ValueError, r"^x: got the shape \(\)"),
     ("batch_norm_inference", dict(var=ones(2)), ValueError, r"^var: got the shape \(2,\)"),
-    ("layer_norm", dict(x=X[..., :0], gamma=C[:0], beta=C[:0]), ValueError, r"^x: got the shape \(2, 6, 6, 0\)"),
-    ("group_norm", dict(x=X[:, :0]), ValueError, r"^x: got the shape \(2, 0, 6, 4\)"),
     ("group_norm", dict(x=X[0, 0]), ValueError, r"^x: got the shape \(6, 4\); with 2 spatial"),
     ("half_squared_error", dict(y=C[0], t=C[0]), ValueError, r"^axis: got -1; for x of shape \(\)"),
     ("softmax_cross_entropy", dict(logits=C[0]), ValueError, r"^logits: got the shape \(\)"),
@@ -201,6 +202,7 @@ WRONG = [
             (X[0, 0], r"^x: got the shape \(6, 4\); with 2 spatial axes it must be \(\*batch, height, width, channels\)$"),
             (X[:, :0], r"^x: got the spatial size \(0, 6\); every axis needs a position$"),
         ]
+        if wrong.size or name not in MAPS_NOTHING_TO_NOTHING
     ),
     ("flatten", dict(x=C), ValueError, r"^x: got the shape \(4,\); with 2 spatial axes it must be"),
     ("fold", dict(patches=X), ValueError, r"^patches: got the shape \(2, 6, 6, 4\); with 2 spatial axes it must be \(\*batch, \*out_spatial, \*window, channels\), with 2 sizes of at least 1"),
@@ -431,7 +433,7 @@ WRONG = [
     *((name, dict(key=wrong), TypeError, rf"^key: got {got}; {ONE_KEY}$") for name in ["step", "step on a mesh"] for wrong, got in [(None, "NoneType"), (C, "an array of float64")]),
     *((name, dict(key=jax.random.split(KEY)), ValueError, r"^key: got \(2,\) keys; it must be one") for name in ["step", "step on a mesh"]),
     ("step on a mesh", dict(key="0"), TypeError, rf"^key: got str; {ONE_KEY}$"),
-    ("step on a mesh", dict(batch=(IMAGES[:1], LABELS[:1])), ValueError, r"^batch: got 1 examples; the mesh divides them among the 2 devices of its axis 'data', so it must be a multiple of 2$"),
+    *[("step on a mesh", dict(batch=(IMAGES[:1], LABELS[:1])), ValueError, r"^batch: got 1 examples; the mesh divides them among the 2 devices of its axis 'data', so it must be a multiple of 2$")] * (len(TWO) == 2),
 ]  # fmt: skip
 
 

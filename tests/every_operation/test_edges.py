@@ -33,6 +33,7 @@ from cnnvjp import (
     conv,
     conv_kernel_grad,
     conv_transpose,
+    dense,
     downsample,
     dropout,
     flatten,
@@ -154,6 +155,7 @@ REACHES = dict(e=exactly, g=other_groups, r=whole_rows, k=rows_of_the_kernel, t=
 VERSIONS = {"depthwise", "depthwise-1D", "banded", "tiles"}
 
 
+@pytest.mark.cpu  # cuDNN may spread it further
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.versions] * (n in VERSIONS)) for n in CONVOLUTIONS]
 )
@@ -355,9 +357,14 @@ def test_zeros_of_either_sign_tie(zeros, dtype):
 # may take subnormal numbers for zero.
 SIZES = [
     ("float16", float(jnp.finfo("float16").max), 0),
-    ("float32", 1e18, 0),  # whose square float32 holds
+    ("bfloat16", 1e19, 0),
+    ("float32", 1e19, 0),  # whose square float32 does not hold
     ("float32", 1e-40, 1e-30),
 ]
+# The mean of the largest numbers is one of them, and what is divided by their deviation is small.
+LARGEST = [(dtype, float(jnp.finfo(dtype).max), 1e-36) for dtype in ("float32", "bfloat16")]
+OF_MEANS = ["avg_pool", "global_avg_pool", "adaptive_avg_pool"]
+OF_MEANS += ["batch_norm", "layer_norm", "group_norm"]
 
 
 @named(OPERATIONS)
@@ -384,7 +391,7 @@ def test_what_the_dtype_can_hold_does_not_overflow(operation):
 
     first, *others = operation.arguments()
     dy = cotangents(np.random.default_rng(1), jax.eval_shape(f, first, *others))
-    for dtype, size, allowed in SIZES:
+    for dtype, size, allowed in SIZES + LARGEST * (operation.name in OF_MEANS):
         check([of_size(size, first), *others], dy, dtype, allowed)
         if not allowed:
             check([first, *others], jax.tree.map(lambda t, s=size: of_size(s, t), dy), dtype, 0)
@@ -400,6 +407,25 @@ def test_lp_pool_of_the_largest_numbers(p, dtype):
     slope = 3 ** (1 / p - 1)
     expected = np.array([0, -1, 0, slope, slope, slope], dtype)
     assert_close(gradient[:, 0], expected, tolerance=8 * TOLERANCE[jnp.dtype(dtype)])
+
+
+def test_what_two_of_the_largest_numbers_would_overflow_in_passing():
+    x, one = jnp.full((4, 1), 3e38, "float32"), jnp.ones(1, "float32")
+    assert_array_equal(weighted_avg_pool(x, one / 4, (4,)), x[:1])
+    assert_close(standardize(x, -x[0], x[0]), jnp.full_like(x, 2))
+    w = jnp.array([2e19], "float32")
+    assert_close(l2_penalty({"w": w}), jnp.array(2e38, "float32"))
+    inference = batch_norm_inference(x, one, 0 * one, -x[0], x[0])
+    assert_close(inference, jnp.full_like(x, 2 * np.sqrt(3e38)))
+
+
+@pytest.mark.cpu
+def test_normalization_within_vmap_computes_the_usual_variance_alone(rng):
+    """What is computed where it overflows stays a branch of its own, for all images at once."""
+    args = normal(rng, 3, 2, 5, 4), normal(rng, 4), normal(rng, 4)
+    f = jax.vmap(functools.partial(group_norm, groups=2), (0, None, None))
+    assert jax.jit(f).lower(*args).as_text().count("stablehlo.case") >= 1
+    assert_close(f(*args), group_norm(*args, 2))
 
 
 HUGE_LOGITS = [("float16", 1e4), ("bfloat16", 1e4), ("bfloat16", 1e30), ("float32", 1e30)]
@@ -487,6 +513,54 @@ def test_no_image(operation):
     y, gradients = compiled(f)(args, jnp.ones(expected))
     for result in (y, *gradients):
         assert_array_equal(result, np.zeros(result.shape))
+
+
+# What cannot be done, or not with these options, to maps without a position
+MAY_NEED_POSITIONS = ["conv", "conv_transpose", "conv_kernel_grad", "max_pool", "min_pool"]
+MAY_NEED_POSITIONS += ["max_unpool", "avg_pool", "sum_pool", "lp_pool", "weighted_avg_pool"]
+MAY_NEED_POSITIONS += ["global_max_pool", "global_avg_pool", "adaptive_avg_pool", "upsample"]
+MAY_NEED_POSITIONS += ["adaptive_max_pool", "downsample", "resize", "pad", "unfold", "batch_norm"]
+NEEDS_CHANNELS = ["conv", "conv_kernel_grad", "conv_general_dilated", "softmax_cross_entropy"]
+
+
+def without_channels(arrays):
+    return [a[..., :0] for a in arrays]
+
+
+@named([o for o in OPERATIONS if o.shapes[0] == (4, 6, 6, 4)])
+def test_empty_maps(operation):
+    """Without a position, or a channel, the result is empty too, or an error says why not."""
+    x, *others = operation.arguments()
+    fixed = [jnp.zeros((4, 0, 6), a.dtype) for a in operation.fixed]
+    y = jax.eval_shape(operation.f, x, *others, *operation.fixed)
+    like = y[0] if operation.name == "batch_norm" else y
+    cases = [
+        (MAY_NEED_POSITIONS, [x[:, :0], *others], fixed),
+        (NEEDS_CHANNELS, without_channels([x, *others]), operation.fixed),
+    ]
+    for may_refuse, args, more in cases:
+        f = lambda *args, more=more: operation.f(*args, *more)
+        try:
+            y, pullback = jax.vjp(f, *args)
+        except ValueError:
+            assert operation.name in may_refuse
+            continue
+        y, *moments = y if operation.name == "batch_norm" else [y]
+        assert y.ndim == like.ndim and y.dtype == like.dtype
+        gradients = pullback((y, *moments) if moments else y)
+        for a, result in zip((None, *args), (y, *gradients), strict=True):
+            assert a is None or a.shape == result.shape
+            assert_array_equal(result, np.zeros(result.shape))
+
+
+def test_what_pads_and_multiplies_nothing(rng):
+    nothing, image = jnp.ones((2, 0, 3, 2)), jnp.zeros((2, 3, 4, 2))
+    y, (dx,) = value_and_cotangents(lambda x: pad(x, ((1, 2), (1, 0))), (nothing,), image)
+    assert_array_equal(y, image)
+    assert dx.shape == nothing.shape
+    assert downsample(nothing, (2, 3)).shape == (2, 0, 1, 2)
+    b = normal(rng, 3)
+    assert_array_equal(dense(jnp.ones((2, 0)), jnp.ones((0, 3)), b), [b, b])
 
 
 def copies(x):

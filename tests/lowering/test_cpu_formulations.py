@@ -33,6 +33,8 @@ from cnnvjp._lowering.cpu import dense, grouped
 from cnnvjp._types import ArrayType
 from cnnvjp._windows.geometry import make_window
 
+pytestmark = pytest.mark.cpu
+
 # x, w, groups, options: the formulations of the forward pass, input and kernel gradient
 CASES = [
     # depthwise: few rows, many rows with rest, borders wider than the image, cropped
@@ -409,6 +411,7 @@ def test_pooling_needs_no_scatter(rng, platform):
         assert not re.search(r"stablehlo\.(gather|scatter|select_and_scatter|reduce_window)", text)
 
 
+@pytest.mark.devices(2)
 @pytest.mark.parametrize(
     "case",
     [

@@ -11,6 +11,7 @@ from checker import (
     check_first_order,
     check_low_precision,
     check_second_order,
+    compiled,
     normal,
     value_and_cotangents,
 )
@@ -258,6 +259,19 @@ def test_batch_norm_over_devices_to_second_order(rng, way):
     expected = jax.jit(curvature(batch_norm_reference))(batch.args)
     for got, want in zip(jax.jit(curvature(SPREAD[way]()))(batch.args), expected, strict=True):
         assert_close(got, want, tolerance=1e-11)
+
+
+def test_batch_norm_where_the_variance_overflows_on_one_device(rng):
+    """The others' shares are counted in its units."""
+    sizes = jnp.array([1e20, 6e18, 2e18, 1.0, 1.0, 1e-20, 0.0, 5e18]).reshape(DEVICES, 1, 1)
+    x = normal(rng, DEVICES, 5, 3)
+    x = ((x - x.mean(1, keepdims=True)) * sizes).reshape(-1, 3)
+    args, dy = (x, normal(rng, 3), normal(rng, 3)), normal(rng, *x.shape)
+    run = compiled(lambda *args: under_shard_map(True)(*args)[0])
+    y, gradients = run(tuple(a.astype("float32") for a in args), dy.astype("float32"))
+    want_y, want = compiled(lambda *args: batch_norm(*args)[0])(args, dy)
+    for got, expected in zip((y, *gradients), (want_y, *want), strict=True):
+        assert_close(got, expected.astype("float32"), tolerance=1e-5)
 
 
 @pytest.mark.versions

@@ -1,12 +1,14 @@
 """The training step: what it computes, donates and compiles, on one device and on several."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from checker import assert_close, assert_trees_close, normal
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cnnvjp import train
@@ -247,8 +249,9 @@ def image_batch(rng):
 
 
 def mesh_of(*shape, kind=AxisType.Auto):
-    devices = np.array(jax.devices()[: int(np.prod(shape))]).reshape(shape)
-    return Mesh(devices, ("data", "model")[: len(shape)], axis_types=(kind,) * len(shape))
+    names = ("data", "model")[: len(shape)]
+    devices = jax.devices()[: math.prod(shape)]
+    return jax.make_mesh(shape, names, axis_types=(kind,) * len(shape), devices=devices)
 
 
 def three_steps(batch, mesh):
@@ -343,7 +346,7 @@ def test_a_mesh_donates_too(batch):
 X, T = np.zeros((BATCH, FEATURES)), np.zeros(BATCH, "int32")
 
 
-@pytest.mark.parametrize("mesh", [None, mesh_of(2)], ids=["one device", "mesh"])
+@pytest.mark.parametrize("mesh", [(), (2,)], ids=["one device", "mesh"])
 @pytest.mark.parametrize(
     "batch, loss, kind, text",
     [
@@ -362,6 +365,7 @@ X, T = np.zeros((BATCH, FEATURES)), np.zeros(BATCH, "int32")
 def test_wrong_batches_and_losses(batch, loss, kind, text, mesh):
     model, optimizer = linear_model(), optax.sgd(0.1)
     train_state = start(model, optimizer)
+    mesh = mesh_of(*mesh) if mesh else None
     with pytest.raises(kind, match=text):
         train.make_train_step(model, loss, optimizer, mesh=mesh)(train_state, batch, KEY)
     with pytest.raises(kind, match=text):

@@ -253,6 +253,7 @@ def run(monkeypatch, tmp_path):
     return main
 
 
+@pytest.mark.devices(4)
 def test_devices_and_parts_of_batches_give_the_numbers_of_one(run, tmp_path):
     """Batches over 4 devices, in 3 parts whose gradients are averaged."""
     options = ("--epochs", "2", "--shift", "0", "--optimizer", "sgd", "--learning-rate", "0.02")
