@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import chex
 import jax
 from jax.extend import core, source_info_util
-from jax.extend.core import JaxprEqn
+from jax.extend.core import JaxprEqn, primitives
 
 from cnnvjp.rewriting._lax_calls import (
     Served,
@@ -139,14 +139,37 @@ def _replaced(equation: JaxprEqn) -> tuple[JaxprEqn, Findings]:
         if not all(isinstance(n, int) for operand in operands for n in operand.shape):
             raise Unserved("a shape is symbolic")
         served = _SERVED[equation.primitive.name](equation)
+        if types_of(equation.outvars)[0].weak_type:
+            served = _weakly_typed(served)
         served.__name__ = equation.primitive.name
         traced = jax.make_jaxpr(jax.jit(served))(*operands)
         (call,) = traced.eqns
-        if [v.aval for v in call.outvars] != [v.aval for v in equation.outvars]:
-            raise Unserved(f"ours would be {call.outvars[0].aval.str_short()}, of another type")
-    except (Unserved, ValueError, TypeError) as error:  # what ours cannot do, they say
+        ours, stock = (types_of(e.outvars)[0] for e in (call, equation))
+        if ours != stock:
+            raise Unserved(f"its type is {_in_full(stock)}, and ours would be {_in_full(ours)}")
+    except Unserved as error:
         return equation, (_finding(equation, str(error)),)
+    except (ValueError, TypeError) as error:  # what ours cannot do, they say
+        return equation, (_finding(equation, f"our operation refuses it: {error}"),)
     return _in_place_of(equation, call), (_finding(equation),)
+
+
+def _weakly_typed(served: Served) -> Served:
+    """The same with a result whose dtype yields to others, as that of a Python number does."""
+
+    def weak(*operands: jax.Array) -> jax.Array:
+        y = served(*operands)
+        return primitives.convert_element_type_p.bind(
+            y, new_dtype=y.dtype, weak_type=True, sharding=None
+        )
+
+    return weak
+
+
+def _in_full(kind: jax.core.ShapedArray) -> str:
+    """A type with what its short form leaves out."""
+    sharding = f", sharded as {kind.sharding.spec}"
+    return kind.str_short() + sharding + (", weakly typed" if kind.weak_type else "")
 
 
 def _holder(equation: JaxprEqn) -> tuple[JaxprEqn, Findings]:

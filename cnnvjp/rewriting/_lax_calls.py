@@ -24,6 +24,7 @@ Served = Callable[..., jax.Array]
 
 _POOLS: dict[str, Callable[..., jax.Array]] = {"max": max_pool, "min": min_pool, "add": sum_pool}
 _IDENTITIES = {"max": -np.inf, "min": np.inf, "add": 0.0}
+_LONGEST_CUMULATIVE = 64  # windows; a sum over more is faster in lax
 
 
 class Unserved(Exception):  # noqa: N818  # an answer, not an error
@@ -43,6 +44,12 @@ def convolution(equation: JaxprEqn) -> Served:
     if params.get("out_sharding") is not None:
         raise Unserved("out_sharding is given")
     strides, upsampling = params["window_strides"], params["lhs_dilation"]
+    if not strides:
+        raise Unserved(
+            "it has no spatial axes: it is a matrix product, which cnnvjp.dense computes"
+        )
+    if len(strides) > 3:
+        raise Unserved(f"it has {len(strides)} spatial axes; conv takes 1, 2 or 3")
     dilation, padding = params["rhs_dilation"], _pairs(params["padding"])
     image, kernel, out = params["dimension_numbers"]
     options: dict[str, Any] = dict(
@@ -100,11 +107,15 @@ def pooling(operation: str) -> Callable[[JaxprEqn], Served]:
             if k > 1 or s > 1 or pair != (0, 0)
         ]
         if not pooled:
-            raise Unserved("its windows have one entry")
-        for axis in pooled:
+            raise Unserved("its windows have one entry: nothing is pooled")
+        if len(pooled) == 1:
+            (axis,) = pooled
             reach = dilation[axis] * (window[axis] - 1)
-            if window[axis] >= size[axis] and padding[axis] in ((reach, 0), (0, reach)) and reach:
+            cumulative = window[axis] >= size[axis] and padding[axis] in ((reach, 0), (0, reach))
+            if cumulative and window[axis] > _LONGEST_CUMULATIVE:
                 raise Unserved(f"it is cumulative along axis {axis}")
+        if len(pooled) > 3:
+            raise Unserved(f"its windows extend along {len(pooled)} axes; ours along 1, 2 or 3")
         others = [axis for axis in range(len(size)) if axis not in pooled]
         to = (*others[:-1], *pooled, *others[-1:])
 
@@ -128,20 +139,23 @@ def generic_pooling(equation: JaxprEqn) -> Served:
     """`lax.reduce_window` with a function, if that is one of those above, from its identity."""
     names = [inner.primitive.name for inner in equation.params["jaxpr"].eqns]
     if len(equation.invars) != 2 or len(names) != 1 or names[0] not in _POOLS:
-        raise Unserved("its function is none of max, min and add")
+        raise Unserved("its function is none of max, min and add, of one array")
     x, start = equation.invars
-    value = getattr(start, "val", None)
-    if value is None or not _is_identity(names[0], types_of([x])[0].dtype, value):
-        raise Unserved(f"it does not start from what {names[0]} leaves alone")
+    identity = _identity(names[0], types_of([x])[0].dtype)
+    if getattr(start, "val", None) != identity:
+        raise Unserved(
+            f"it does not start from the constant {identity}, the identity of {names[0]}"
+        )
     pool = pooling(names[0])(equation)
     return lambda x, start: pool(x)
 
 
-def _is_identity(operation: str, dtype: np.dtype, value: float) -> bool:
+def _identity(operation: str, dtype: np.dtype) -> float:
+    """The number that an operation leaves alone whatever it is combined with."""
     if jnp.issubdtype(dtype, np.integer) and operation != "add":
         limits = jnp.iinfo(dtype)
-        return int(value) == (limits.min if operation == "max" else limits.max)
-    return float(value) == _IDENTITIES[operation]
+        return int(limits.min if operation == "max" else limits.max)
+    return _IDENTITIES[operation]
 
 
 def _pairs(padding: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
