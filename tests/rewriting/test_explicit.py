@@ -709,6 +709,22 @@ def test_compiled_functions_stay_what_they_are(rng):
     assert again[0].params["jaxpr"] is calls[0].params["jaxpr"]
 
 
+def test_calls_that_are_alike_are_compiled_once(rng):
+    """As layers of a network are: one jaxpr of ours, and one of its gradient."""
+    w, x = normal(rng, 3, 3, 3, 3), normal(rng, 2, 6, 6, 3)
+
+    def f(w, x):
+        for dilation in (1, 1, 2, 1):
+            x = lax.conv_general_dilated(
+                x, w, (1, 1), "SAME", rhs_dilation=(dilation, 1), dimension_numbers=NHWC
+            )
+        return x
+
+    calls = [e for e in jax.make_jaxpr(explicit(f))(w, x).eqns if e.primitive.name == "jit"]
+    bodies = [call.params["jaxpr"] for call in calls]
+    assert [bodies.index(body) for body in bodies] == [0, 0, 2, 0]
+
+
 def test_lines_and_scopes_stay(rng):
     """What profilers and error messages show of a program is that of the user's own lines."""
 
