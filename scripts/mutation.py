@@ -113,6 +113,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "resizing": ("test_resizing.py", WRONG),
     "rewriting/_drop_in": ("test_explicit.py",),
     "rewriting/_explicit": ("test_explicit.py",),
+    "rewriting/_in_place": ("test_explicit.py",),
     "rewriting/_jaxprs": ("test_explicit.py",),
     "rewriting/_lax_calls": ("test_explicit.py",),
     "smooth_activations": (*ACTIVATIONS, WRONG),

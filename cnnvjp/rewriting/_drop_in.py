@@ -40,8 +40,8 @@ def conv_general_dilated(
     These calls go to lax, which differentiates them itself: with batch_group_count above 1,
     with window_strides and lhs_dilation both above 1, with out_sharding, with 0 spatial axes
     or more than 3, with arrays of other dtypes than `conv` takes or a preferred_element_type of
-    another kind, with arrays that are empty, weakly typed, or of symbolic shapes, and where the
-    kernel does not fit.
+    another kind, with arrays that are empty or of symbolic shapes, and where the kernel does
+    not fit.
 
     Args:
         lhs: images, with axes as dimension_numbers says.

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from cnnvjp.rewriting._in_place import Copy, Outcome
 from cnnvjp.rewriting._jaxprs import Findings, rewritten
 
 Arguments = ParamSpec("Arguments")
@@ -61,14 +62,16 @@ def explicit(
     their own rules stay theirs, and derivatives use those. What is a derivative already, as in
     `explicit(jax.grad(loss))`, mostly stays JAX's: apply `explicit` first.
 
-    Like every function with a `custom_vjp`, the result is differentiable in reverse only;
-    what is built on a gradient works, as in `jax.hessian`. It traces f at every call: put
-    `jax.jit` around what is called often.
+    Like every function with a `custom_vjp`, the result is differentiable in reverse only:
+    `jax.jvp`, `jax.jacfwd` and `jax.linearize` of it raise JAX's TypeError. What is built on a
+    gradient works, as in `jax.hessian`. It traces f at every call: put `jax.jit` around what is
+    called often.
 
     Args:
         f: a function of any arguments, pure as for `jax.jit`. The arrays among the leaves of
             its arguments are traced; everything else reaches it as it is. It returns arrays,
-            in any pytree.
+            in any pytree. What it changes in place in its arguments, such as the statistics of
+            a `flax.nnx` module, is changed after the call as it is after f itself.
         report: called with a `Report` whenever f is traced: `report=print` shows what was
             replaced and what was left, and why.
 
@@ -76,8 +79,8 @@ def explicit(
         A function with f's arguments and results.
 
     Raises:
-        TypeError: if f or the report is not a function.
-        ValueError: when it is called, if f changes an argument in place.
+        TypeError: if f or the report is not a function; when it is called, if f returns what is
+            neither an array nor a number.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -101,35 +104,25 @@ def explicit(
 
     @functools.wraps(f)
     def computed(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        leaves, tree = jax.tree.flatten((args, kwargs))
-        traced = [isinstance(leaf, jax.Array | np.ndarray | np.generic) for leaf in leaves]
+        leaves = jax.tree.leaves((args, kwargs))
+        arrays = {id(x): x for x in leaves if isinstance(x, jax.Array | np.ndarray | np.generic)}
+        outcomes: list[Outcome] = []
 
-        def of_arrays(*arrays: chex.Array) -> Result:
-            found = iter(arrays)
-            given = [next(found) if t else v for t, v in zip(traced, leaves, strict=True)]
-            args, kwargs = jax.tree.unflatten(tree, given)
-            result = f(*args, **kwargs)
-            _check_unchanged((args, kwargs), given)
-            return result
+        def of_arrays(*tracers: chex.Array) -> list[chex.Array]:
+            copy = Copy((args, kwargs), dict(zip(arrays, tracers, strict=True)))
+            copied_args, copied_kwargs = copy.tree
+            result = f(*copied_args, **copied_kwargs)
+            leaves, outcome = copy.outcome(result)
+            outcomes.append(outcome)
+            return leaves
 
-        arrays = [leaf for t, leaf in zip(traced, leaves, strict=True) if t]
-        closed, shapes = jax.make_jaxpr(of_arrays, return_shape=True)(*arrays)
+        closed = jax.make_jaxpr(of_arrays)(*arrays.values())
         closed, findings = rewritten(closed)
         if report is not None:
             report(Report(_counted(findings)))
-        return jax.tree.unflatten(jax.tree.structure(shapes), core.jaxpr_as_fun(closed)(*arrays))
+        return outcomes[0].settle(core.jaxpr_as_fun(closed)(*arrays.values()))
 
     return computed
-
-
-def _check_unchanged(arguments: object, given: list[object]) -> None:
-    """What f does to its arguments happens to copies, and would be lost without a word."""
-    left = jax.tree.leaves(arguments)
-    if len(left) != len(given) or any(a is not b for a, b in zip(left, given, strict=True)):
-        raise ValueError(
-            "f: it changes an argument in place, which is lost when it is traced; it must return "
-            "what it changes (a flax.nnx module: nnx.split it before, and nnx.merge it in f)"
-        )
 
 
 def _counted(findings: Findings) -> Findings:

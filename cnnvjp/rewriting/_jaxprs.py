@@ -6,6 +6,7 @@ of a program stays the very equations that it had: effects, names, shardings, do
 """
 
 import dataclasses
+import functools
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import Any, TypeVar
 import chex
 import jax
 from jax.extend import core, source_info_util
-from jax.extend.core import JaxprEqn
+from jax.extend.core import JaxprEqn, primitives
 
 from cnnvjp.rewriting._lax_calls import (
+    Call,
     Served,
     Unserved,
     convolution,
@@ -27,7 +29,7 @@ from cnnvjp.rewriting._lax_calls import (
 
 Program = TypeVar("Program", core.Jaxpr, core.ClosedJaxpr)
 
-_SERVED: dict[str, Callable[[JaxprEqn], Served]] = {
+_SERVED: dict[str, Callable[[Call], Served]] = {
     "conv_general_dilated": convolution,
     "reduce_window_max": pooling("max"),
     "reduce_window_min": pooling("min"),
@@ -134,19 +136,47 @@ def _equation(equation: JaxprEqn) -> tuple[JaxprEqn, Findings]:
 
 def _replaced(equation: JaxprEqn) -> tuple[JaxprEqn, Findings]:
     """The equation as a call of ours."""
-    operands = types_of(equation.invars)
+    kinds = types_of(equation.invars)
     try:
-        if not all(isinstance(n, int) for operand in operands for n in operand.shape):
+        if not all(isinstance(n, int) for kind in kinds for n in kind.shape):
             raise Unserved("a shape is symbolic")
-        served = _SERVED[equation.primitive.name](equation)
-        served.__name__ = equation.primitive.name
-        traced = jax.make_jaxpr(jax.jit(served))(*operands)
-        (call,) = traced.eqns
-        if [v.aval for v in call.outvars] != [v.aval for v in equation.outvars]:
-            raise Unserved(f"ours would be {call.outvars[0].aval.str_short()}, of another type")
-    except (Unserved, ValueError, TypeError) as error:  # what ours cannot do, they say
+        (call,) = jax.make_jaxpr(_compiled(Call.of(equation)))(*kinds).eqns
+        ours, stock = (types_of(e.outvars)[0] for e in (call, equation))
+        if ours != stock:
+            raise Unserved(f"its type is {_in_full(stock)}, and ours would be {_in_full(ours)}")
+    except Unserved as error:
         return equation, (_finding(equation, str(error)),)
+    except (ValueError, TypeError) as error:  # what ours cannot do, they say
+        return equation, (_finding(equation, f"our operation refuses it: {error}"),)
     return _in_place_of(equation, call), (_finding(equation),)
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(call: Call) -> Served:
+    """One compiled function for all calls that are alike, which JAX then traces and lowers once."""
+    served = _SERVED[call.primitive](call)
+    if call.result.weak_type:
+        served = _weakly_typed(served)
+    served.__name__ = call.primitive
+    return jax.jit(served)
+
+
+def _weakly_typed(served: Served) -> Served:
+    """The same with a result whose dtype yields to others, as that of a Python number does."""
+
+    def weak(*operands: jax.Array) -> jax.Array:
+        y = served(*operands)
+        return primitives.convert_element_type_p.bind(
+            y, new_dtype=y.dtype, weak_type=True, sharding=None
+        )
+
+    return weak
+
+
+def _in_full(kind: jax.core.ShapedArray) -> str:
+    """A type with what its short form leaves out."""
+    sharding = f", sharded as {kind.sharding.spec}"
+    return kind.str_short() + sharding + (", weakly typed" if kind.weak_type else "")
 
 
 def _holder(equation: JaxprEqn) -> tuple[JaxprEqn, Findings]:
