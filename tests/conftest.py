@@ -89,6 +89,19 @@ def meshes_of_what_there_is(monkeypatch):
     monkeypatch.setattr(jax, "make_mesh", mesh_or_skip)
 
 
+try:
+    from hypothesis import configuration, settings
+except ImportError:  # the tests that draw examples are skipped
+    pass
+else:
+    configuration.set_hypothesis_home_dir(os.path.join(tempfile.gettempdir(), "hypothesis"))
+    settings.register_profile(
+        "quick", max_examples=12, derandomize=True, deadline=None, database=None
+    )
+    settings.register_profile("deep", max_examples=2000, print_blob=True, deadline=None)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)

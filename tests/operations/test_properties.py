@@ -5,8 +5,6 @@ HYPOTHESIS_PROFILE=deep python -m pytest -q -n auto tests/operations/test_proper
 
 import dataclasses
 import itertools
-import os
-import tempfile
 from collections.abc import Sequence
 
 import jax
@@ -51,13 +49,8 @@ from cnnvjp._windows.geometry import forward_input_size, make_window
 
 pytest.importorskip("hypothesis")
 
-from hypothesis import configuration, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
-
-configuration.set_hypothesis_home_dir(os.path.join(tempfile.gettempdir(), "hypothesis"))
-settings.register_profile("quick", max_examples=12, derandomize=True, deadline=None, database=None)
-settings.register_profile("deep", max_examples=2000, print_blob=True, deadline=None)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 # ------------------------------------------------------------------------------------------
 # Where windows stand: drawn, and counted without the library

@@ -19,7 +19,7 @@ import jax
 
 from cnnvjp._jax_versions import REREADS, SUMS_ONCE, varying_axes
 from cnnvjp._lowering import xla
-from cnnvjp._lowering.cpu import banded, dense, depthwise, grouped, volumes
+from cnnvjp._lowering.cpu import banded, dense, depthwise, depthwise_loops, grouped, volumes
 from cnnvjp._lowering.platform import Formulation
 from cnnvjp._types import ArrayType, Precision
 from cnnvjp._windows.geometry import Window
@@ -31,14 +31,20 @@ from cnnvjp._windows.geometry import Window
 # Taps that are unrolled: compiling takes longer with each. Depthwise forward, 64 maps of 8×28×28:
 # 11×11 3.1 → 28; 13×13 39 → 4.0, but 1.9 s to compile against 0.2.
 _MOST_TAPS = 128
+# Taps of a kernel gradient, up to which all are unrolled; and, beyond a few taps, the rows of dy up
+# to which they are. 5×5, 240 at 16×28×28 8.5 → 24, 2.3 s to compile against 0.5; 7×7, 96 at 4×56×56
+# 3.6 → 5.2, 6 s against 0.5; 9×9, 64 at 8×32×32 3.1 → 5.9, 10 s against 0.7.
+_UNROLLED_TAPS = 49
+_FEW_TAPS = 9
+_LOW = 32
 # Phases of a strided input gradient: each is compiled. Depthwise 3×3 s2, 64 at 16×56×56: 1.3 → 15.
 _MOST_PHASES = 16
 # A kernel's rows and columns, from which products with a banded matrix win. Input gradient, 6 → 16
 # at 128×14×14: 5×5 2.3 → 6.3; 4×4 4.2 → 2.0.
 _LARGE = 5
-# Columns of an image, for each of the kernel's, up to which they do. Input gradient of 5×5, 6 → 16
-# at 32 images: 40×40 17 → 12; 64×64 30 → 71.
-_COLUMNS = 8
+# Columns of an image for each of the kernel's, times √(C · O), up to which they do: what the zeros
+# cost. Input gradient of 7×7 at 40×40: 6 → 4 (32) 8.5 → 11; of 9×9, 12 → 8 (43) 9.0 → 8.0.
+_ZEROS = 32
 # Channels up to which they do, and from which a phase is worth a convolution of its own. Input
 # gradient of 5×5 at 64×14×14: 16 → 16 2.9 → 3.3; 16 → 32 5.7 → 5.1.
 _ENOUGH = 16
@@ -67,6 +73,10 @@ _COLOURS = 3  # input channels up to which they do. 3×3, 4 → 32: 2.5 → 2.3
 # 32 1.2 → 2.5; 4 → 32 3.0 → 2.5.
 _NARROW = 18
 _WIDE = 32  # output channels from which it does. 1 → 32 0.8 → 1.9; 1 → 16 0.8 → 0.8
+# Elements of the temporaries of a formulation that is chosen, at most: so many times those that it
+# reads and writes, or so many.
+_TIMES = 3
+_ANYWAY = 1 << 20
 
 
 def correlation(
@@ -82,10 +92,18 @@ def correlation(
         precision: as in lax.
     """
     if _is_depthwise(w, window, groups):
-        return functools.partial(depthwise.correlate, window=window)
+        unrolled = window.taps <= _MOST_TAPS
+        formulation = depthwise.correlate if unrolled else depthwise_loops.correlate
+        maps = x.shape[0] * w.shape[-1]
+        padded = math.prod(n + sum(e) for n, e in zip(window.input_size, window.span, strict=True))
+        outputs = math.prod(window.output_size)
+        fits = _fits(maps * (padded + outputs), x.size + w.size + maps * outputs)
+        return functools.partial(formulation, window=window) if fits else None
     if groups > 1:
         if _is_unrolled(w, window, groups, x.shape[0], window.output_size):
             return functools.partial(grouped.correlate, window=window, groups=groups)
+        if _covers(window, window.input_size):
+            return None
         within = _each(correlation, window, precision)
         return functools.partial(grouped.merged, groups=groups, dense=within)
     if _has_depth(window):
@@ -94,27 +112,38 @@ def correlation(
     few = 1 < window.taps <= _PRODUCTS // w.shape[-2] and w.shape[-2] <= _COLOURS
     if SUMS_ONCE and few:
         return functools.partial(dense.correlate_few, window=window)
-    if _has_short_rows(w.shape[-2:], window) and w.shape[-2] == 1:
+    if w.shape[-2] == 1 and _has_short_rows(x.shape[0], w.shape[-2:], window):
         return functools.partial(banded.correlate, window=window, precision=precision)
     return None
 
 
 def input_gradient(
     dy: jax.Array, w: jax.Array, window: Window, groups: int, precision: Precision
-) -> Formulation:
+) -> Formulation | None:
     """For dx = h(dy, w); arguments as in `correlation`."""
     few_phases = math.prod(window.stride) <= _MOST_PHASES
     if _is_depthwise(w, window, groups) and few_phases:
-        return functools.partial(depthwise.input_gradient, window=window, channels=groups)
+        unrolled = window.taps <= _MOST_TAPS
+        formulation = depthwise.input_gradient if unrolled else depthwise_loops.input_gradient
+        maps = dy.shape[0] * w.shape[-1]
+        reached = zip(window.input_size, window.extent, window.stride, strict=True)
+        padded = math.prod((n + e - 1) // s for n, e, s in reached)
+        woven = 0 if set(window.stride) == {1} else 2 * maps * math.prod(window.input_size)
+        inputs = maps * math.prod(window.input_size)
+        fits = _fits(maps * padded + inputs + woven, dy.size + w.size + inputs)
+        return functools.partial(formulation, window=window, channels=groups) if fits else None
     if groups > 1:
         if few_phases and _is_unrolled(w, window, groups, dy.shape[0], window.input_size):
             return functools.partial(grouped.input_gradient, window=window, groups=groups)
+        upsampled = zip(window.output_size, window.stride, strict=True)
+        if _covers(window, tuple((o - 1) * s + 1 for o, s in upsampled)):
+            return None
         within = _each(input_gradient, window, precision)
         return functools.partial(grouped.merged, groups=groups, dense=within)
     if _has_depth(window):
         planes = _each(input_gradient, volumes.plane_window(window), precision)
         return functools.partial(volumes.input_gradient, window=window, planes=planes)
-    if _has_short_rows(w.shape[-2:], window):
+    if _has_short_rows(dy.shape[0], w.shape[-2:], window):
         return functools.partial(banded.input_gradient, window=window, precision=precision)
     plain = functools.partial(dense.input_gradient, window=window, precision=precision)
     if window.ndim != 2 or max(window.stride) == 1 or window.taps == 1:
@@ -128,10 +157,17 @@ def input_gradient(
 
 def kernel_gradient(
     x: jax.Array, dy: jax.Array, window: Window, groups: int, precision: Precision
-) -> Formulation:
+) -> Formulation | None:
     """For dw = g(x, dy); arguments as in `correlation`."""
-    if groups > 1 and x.shape[-1] == groups and window.taps <= _MOST_TAPS:
+    if groups > 1 and x.shape[-1] == groups and _has_few_taps(window):
         return functools.partial(depthwise.kernel_gradient, window=window)
+    if groups > 1 and x.shape[-1] == groups and window.ndim > 1:
+        padded = math.prod(n + sum(e) for n, e in zip(window.input_size, window.span, strict=True))
+        copies = 1 if set(window.stride) == {1} else 2
+        fits = _fits(x.shape[0] * dy.shape[-1] * padded * copies + dy.size, x.size + dy.size)
+        return functools.partial(depthwise_loops.kernel_gradient, window=window) if fits else None
+    if groups > 1 and math.prod(window.output_size) > math.prod(window.input_size):
+        return None  # as in `_covers`: dy is the kernel
     if groups > 1:
         within = _each(kernel_gradient, window, precision)
         return functools.partial(grouped.merged_kernel_gradient, groups=groups, dense=within)
@@ -142,7 +178,8 @@ def kernel_gradient(
     if _has_depth(window):
         planes = _each(kernel_gradient, volumes.plane_window(window), precision)
         return functools.partial(volumes.kernel_gradient, window=window, planes=planes)
-    if REREADS and _has_short_rows((x.shape[-1], dy.shape[-1]), window) and x.shape[-1] == 1:
+    channels = x.shape[-1], dy.shape[-1]
+    if REREADS and x.shape[-1] == 1 and _has_short_rows(x.shape[0], channels, window):
         return functools.partial(banded.kernel_gradient, window=window, precision=precision)
     plain = functools.partial(dense.kernel_gradient, window=window, precision=precision)
     if window.ndim != 2:
@@ -191,8 +228,36 @@ def _each(
     return run
 
 
+def _fits(temporaries: int, given: int) -> bool:
+    """Whether a formulation's temporaries are in proportion to what it reads and writes.
+
+    Args:
+        temporaries: how many elements they have, about.
+        given: the elements of the operands and of the result.
+    """
+    return temporaries <= max(_TIMES * given, _ANYWAY)
+
+
+def _covers(window: Window, image: tuple[int, ...]) -> bool:
+    """Whether a kernel has more taps than the image pixels: then XLA exchanges the two.
+
+    What it runs then is slow, and slower still for the many zeros of merged groups. Forward, 31×31
+    s3, 8 groups, 32 → 128 at 4×28×28: 221 merged, 16 as it is.
+    """
+    return window.taps > math.prod(image)
+
+
 def _is_depthwise(w: jax.Array, window: Window, groups: int) -> bool:
-    return groups > 1 and w.shape[-2] == 1 and window.taps <= _MOST_TAPS
+    within = math.prod(window.size[1:]) <= _MOST_TAPS  # in one iteration of a loop
+    return groups > 1 and w.shape[-2] == 1 and within
+
+
+def _has_few_taps(window: Window) -> bool:
+    """A kernel gradient whose program is small, or as small as a few taps can make it."""
+    if window.ndim == 1:
+        return window.taps <= _MOST_TAPS
+    low = window.output_size[-2] <= _LOW
+    return window.taps <= _FEW_TAPS or (low and window.taps <= _UNROLLED_TAPS)
 
 
 def _overlap(window: Window) -> bool:
@@ -204,12 +269,17 @@ def _has_depth(window: Window) -> bool:
     return window.ndim == 3 and window.taps > 1 and window.size[0] <= _MOST_PHASES
 
 
-def _has_short_rows(channels: tuple[int, ...], window: Window) -> bool:
+def _has_short_rows(batch: int, channels: tuple[int, ...], window: Window) -> bool:
     """A large kernel on a small image, few channels: LeNet's layers."""
     if window.ndim != 2 or window.stride != (1, 1) or min(window.size) < _LARGE:
         return False
     columns = window.input_size[1] + sum(window.span[1])
-    return columns <= _COLUMNS * window.size[1] and max(channels) <= _ENOUGH
+    zeros = columns * math.sqrt(math.prod(channels)) / window.size[1]
+    row = window.size[0] * columns * channels[0]
+    (height, width), maps = window.output_size, channels[1]
+    read = math.prod(window.input_size) * channels[0] + math.prod(window.output_size) * maps
+    fits = _fits(row * (batch * height + 2 * width * maps), batch * read)
+    return zeros <= _ZEROS and max(channels) <= _ENOUGH and fits
 
 
 def _is_unrolled(

@@ -53,8 +53,9 @@ from cnnvjp._windows.taps import Tap, each_tap, tap
 # Terms of one fused reduction: taps · rows · added rows. LLVM stops unrolling a little above, and
 # the loop is then slower. 3×3, 64 at 16×56×56: 2.5; with 36 3.9, with 144 5.3.
 _TERMS = 100
-# Reductions of an image, about: each is compiled. 3×3, 64 at 4×112×112: 2.6 to 3.1; with 2 2.8.
-_REDUCTIONS = 8
+# Reductions of an image, about: each is compiled. 3×3, 64 at 224×224: 2.3, compiled in 1.4 s; with 1
+# 2.5, in 0.7 s, with 8 2.3, in 2.8 s.
+_REDUCTIONS = 4
 # Taps in one reduction. 5×5, 240 at 16×28×28: 7.3 to 8.2; with 3 9.7, with 25 11.6.
 _SUMS = 9
 # Rows that the reduction itself adds: XLA unrolls so short an axis whole. 2.4; with 4 2.3.
@@ -64,13 +65,17 @@ _ADDED = 2
 def correlate(x: jax.Array, w: jax.Array | None, window: Window) -> jax.Array:
     """y[i, o] = Σ over m of x[i·s + d·m, o // multiplier] w[m, o]; without w, the sums of x."""
     multiplier = 1 if w is None else w.shape[-1] // x.shape[-1]
-    return _of_images(_repeated(x, multiplier), w, window)
+    return _of_images(repeated(x, multiplier), w, window)
 
 
 def input_gradient(dy: jax.Array, w: jax.Array | None, window: Window, channels: int) -> jax.Array:
     """dx[j, c] = Σ over i·s + d·m = j, and the o of c, of dy[i, o] w[m, o]: phase by phase."""
-    dx = _of_phases(dy, w, window)
-    multiplier = dy.shape[-1] // channels
+    return summed_over_copies(_of_phases(dy, w, window), channels)
+
+
+def summed_over_copies(dx: jax.Array, channels: int) -> jax.Array:
+    """The sum over the output channels of each input channel: the adjoint of `repeated`."""
+    multiplier = dx.shape[-1] // channels
     if multiplier == 1:
         return dx
     dx = dx.reshape(*dx.shape[:-1], channels, multiplier)
@@ -204,7 +209,8 @@ def _term(seen: jax.Array, w: jax.Array | None, m: Tap) -> jax.Array:
     return seen if w is None else times(seen, w[m][0])
 
 
-def _repeated(x: jax.Array, multiplier: int) -> jax.Array:
+def repeated(x: jax.Array, multiplier: int) -> jax.Array:
+    """Every channel once for each of the output channels that see it."""
     return x if multiplier == 1 else jnp.repeat(x, multiplier, axis=-1)
 
 
@@ -216,7 +222,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     of each tap is a whole row of columns and channels, long enough to vectorise over; the
     columns are summed last, as a product with a row of ones.
     """
-    x = _repeated(x, dy.shape[-1] // x.shape[-1])
+    x = repeated(x, dy.shape[-1] // x.shape[-1])
     if window.ndim == 2:
         return _of_planes(x, dy, window)
     if window.ndim == 1:
@@ -262,17 +268,19 @@ def _of_planes(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     gradient = []
     for (m, j), parts in zip(taps, sums, strict=True):
         low, high = max(0, -shift(j)), min(reach, columns - shift(j))  # where both have a column
-        parts = [part[:, low * c : high * c] for part in parts if low < high]
+        bands = [part[..., low * c : high * c] for part in parts if low < high]
+        parts = [part[:, 0] for part in bands if part.shape[1] == 1]
         for i in rest:
             if low < high and 0 <= row(i, m) < height:
                 there = x[:, row(i, m), low + shift(j) : high + shift(j)]
                 there = there.reshape(n, (high - low) * c)
                 parts.append(there * dy[:, i, low * c : high * c])
+        totals = [part for part in bands if part.shape[1] > 1]
         if parts:
-            total = functools.reduce(operator.add, parts).reshape(n, high - low, c)
-            gradient.append(_summed_positions(total[:, -low % sw :: sw]))
-        else:
-            gradient.append(lax.full_like(dy, 0, shape=(1, c)))
+            totals.append(functools.reduce(operator.add, parts)[:, None])
+        totals = [a.reshape(*a.shape[:2], high - low, c)[:, :, -low % sw :: sw] for a in totals]
+        zero = lax.full_like(dy, 0, shape=(1, c))
+        gradient.append(functools.reduce(operator.add, map(_summed_positions, totals), zero))
     return jnp.concatenate(gradient).reshape(kh, kw, 1, c)
 
 
@@ -294,7 +302,8 @@ def _of_lines(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
         line = barrier(x[:, b::s]).reshape(n, reach // s * c)
         starts = [m * d // s * c for m in taps]
         sums, rest = _rows_summed(line, whole, starts, row * c, list(range(rows if row else 0)))
-        for m, start, parts in zip(taps, starts, sums, strict=True):
+        for m, start, bands in zip(taps, starts, sums, strict=True):
+            parts = [part[:, 0] for part in bands]
             for i in rest:
                 there = lax.slice_in_dim(
                     line, start + i * row * c, start + (i + 1) * row * c, axis=1
@@ -317,8 +326,8 @@ def _repeated_columns(dy: jax.Array, stride: int, columns: int) -> jax.Array:
 
 
 def _summed_positions(x: jax.Array) -> jax.Array:
-    """(N, P, C) -> (1, C). A product with a row of ones is faster than a reduction."""
-    x = barrier(x.reshape(x.shape[0] * x.shape[1], x.shape[2]))
+    """(*positions, C) -> (1, C). A product with a row of ones is faster than a reduction."""
+    x = barrier(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
     return lax.full_like(x, 1, shape=(1, x.shape[0])) @ x
 
 
@@ -335,15 +344,16 @@ def _rows_summed(
         rows: consecutive ones.
 
     Returns:
-        For each start the parts of its sum, (N, width) each, and the rows that are left over.
+        For each start the parts of its sum, (N, bands, width) each, and the rows that are left.
     """
     n, _, width = dy.shape
     sums: list[list[jax.Array]] = [[] for _ in starts]
     together = min(len(starts), _SUMS)
+    most = max(1, len(rows) // (_REDUCTIONS * _TERMS // together))
     while len(rows) >= _ADDED:
         each = min(_TERMS // (_ADDED * together), len(rows) // _ADDED)
         # On a high image each reduction has several bands of rows, so that it has few reductions.
-        bands = max(1, len(rows) // (_REDUCTIONS * _ADDED * each))
+        bands = min(most, len(rows) // (_ADDED * each))
         first, count = rows[0], bands * _ADDED * each
         shape = (n, bands, _ADDED, each)
 
@@ -362,12 +372,13 @@ def _rows_summed(
                 for start in starts[begin : begin + together]
             ]
             zeros = [lax.full_like(dy, 0, shape=())] * len(terms)
-            found = lax.reduce(terms, zeros, _add_each, (2,))
+            found = lax.reduce(terms, zeros, add_each, (2,))
             for parts, part in zip(sums[begin : begin + together], found, strict=True):
-                parts += [part[:, band] for band in range(bands)]
+                parts.append(part)
         rows = rows[count:]
     return sums, rows
 
 
-def _add_each(a: list[jax.Array], b: list[jax.Array]) -> list[jax.Array]:
+def add_each(a: list[jax.Array], b: list[jax.Array]) -> list[jax.Array]:
+    """What a reduction of several operands does."""
     return [p + q for p, q in zip(a, b, strict=True)]

@@ -37,7 +37,7 @@ def correlate(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Ar
 
 def input_gradient(dy: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array:
     """The same, phase by phase, with the kernel's channels exchanged within their groups."""
-    w = exchange_channels(w, groups)
+    w = barrier(exchange_channels(w, groups))
 
     def part(phase: Phase) -> jax.Array:
         taps = rot180(w[phase.kernel])
@@ -69,19 +69,27 @@ def merged(images: jax.Array, w: jax.Array, groups: int, dense: Dense) -> jax.Ar
     """
     q = _groups_in_block(groups, w.shape[-2], w.shape[-1] // groups)
     kernels = jnp.split(_block_diagonal(w, groups, q), groups // q, -1)
-    parts = jnp.split(images, groups // q, -1)
-    return jnp.concatenate(list(map(dense, parts, kernels)), -1)
+    return _in_turn(jnp.split(images, groups // q, -1), kernels, dense)
 
 
 def merged_kernel_gradient(x: jax.Array, dy: jax.Array, groups: int, dense: Dense) -> jax.Array:
     """Blocks of merged groups, one dense kernel gradient each, of which the diagonals count."""
     q = _groups_in_block(groups, x.shape[-1] // groups, dy.shape[-1] // groups)
     parts = jnp.split(x, groups // q, -1), jnp.split(dy, groups // q, -1)
-    dw = jnp.concatenate(list(map(dense, *parts)), -1)
+    dw = _in_turn(*parts, dense)
     *kernel, c, o = dw.shape
     dw = dw.reshape(*kernel, q, c // q, groups // q, q, o // groups)
     diagonal = jnp.stack([dw[..., g, :, :, g, :] for g in range(q)], -2)
     return diagonal.reshape(*kernel, c // q, o)
+
+
+def _in_turn(a: list[jax.Array], b: list[jax.Array], dense: Dense) -> jax.Array:
+    """dense(a, b) for the blocks, one after the other: their temporaries take the same place."""
+    parts = [dense(a[0], b[0])]
+    for mine, other in zip(a[1:], b[1:], strict=True):
+        mine, other, parts[-1] = barrier((mine, other, parts[-1]))
+        parts.append(dense(mine, other))
+    return jnp.concatenate(parts, -1)
 
 
 def _groups_in_block(groups: int, *channels: int) -> int:
