@@ -9,8 +9,9 @@ Flax), and against PyTorch where it is installed. All are run in turn, one run e
 over: what disturbs the machine disturbs them alike. A ratio is how many times faster ours is; its
 interval is the 95 % interval over the rounds. Where XLA compiles ours and the autodiff's to one
 and the same program, the ratio is 1. Last come stock Flax networks before and after their
-convolutions and poolings became ours, by `cnnvjp.explicit` and by injection. It writes a table,
-`results.json` and `ratios.png`.
+convolutions and poolings became ours, by `cnnvjp.explicit` and by injection, and gradients that are
+accumulated in a `lax.scan`, beside autodiff's and beside the same without the loop. It writes a
+table, `results.json` and `ratios.png`.
 """
 
 import dataclasses
@@ -34,8 +35,10 @@ import tqdm
 import tyro
 from benchmark_suite import (
     AVERAGE,
+    BATCHES_IN_LOOP,
     DENSE,
     DEPTHWISE,
+    IN_LOOPS,
     LAYERS,
     MAX,
     NETWORKS,
@@ -49,7 +52,7 @@ import cnnvjp
 from cnnvjp._output import command, put, to_output
 
 ROUNDS_AT_LEAST = 5
-OURS, AUTODIFF, TORCH = "ours", "autodiff", "torch"
+OURS, AUTODIFF, TORCH, UNROLLED = "ours", "autodiff", "torch", "unrolled"
 
 BATCHES = (8, 64, 256)
 MIDDLING = Layer("ResNet-18 for 32×32", "conv3", DENSE, (8, 16, 16, 128), (3, 3), 128, padding=1)
@@ -442,6 +445,48 @@ def measure_swaps(config: Config) -> Iterator[dict[str, Any]]:
             )
 
 
+def measure_loops(config: Config) -> Iterator[dict[str, Any]]:
+    """A result for each kind of convolution: the gradients of a few batches, in a `lax.scan`.
+
+    Beside autodiff's in the same loop, ours is measured without it, too.
+    """
+    for layer in IN_LOOPS:
+        if config.only not in f"{layer.network} {layer.name} in a scan":
+            continue
+        ours, autodiff = _convolutions(layer)
+        rng = np.random.default_rng(0)
+        w = jnp.asarray(rng.standard_normal(layer.w), "float32")
+        batches = jnp.asarray(rng.standard_normal((BATCHES_IN_LOOP, *layer.x)), "float32")
+        runs, compiling = {}, {}
+        for name, f, accumulate in (
+            (OURS, ours, _in_a_scan), (AUTODIFF, autodiff, _in_a_scan), (UNROLLED, ours, _unrolled)
+        ):  # fmt: skip
+            started = time.perf_counter()
+            compiled = jax.jit(functools.partial(accumulate, f)).lower(w, batches).compile()
+            compiling[name] = time.perf_counter() - started
+            runs[name] = timed(functools.partial(compiled, w, batches))
+        times = interleaved(runs, config.seconds)
+        labels = {"layer": layer.name, "family": "in a scan", "pass": "gradients"}
+        yield summarized({"network": layer.network, **labels}, times, compiling, {})
+
+
+def _gradients(f: Callable[..., Any], w: jax.Array, x: jax.Array) -> Any:
+    return jax.grad(lambda w, x: jnp.sum(f(x, w) ** 2), (0, 1))(w, x)
+
+
+def _in_a_scan(f: Callable[..., Any], w: jax.Array, batches: jax.Array) -> Any:
+    def step(total: jax.Array, x: jax.Array) -> Any:
+        dw, dx = _gradients(f, w, x)
+        return total + dw, dx
+
+    return lax.scan(step, jnp.zeros_like(w), batches)
+
+
+def _unrolled(f: Callable[..., Any], w: jax.Array, batches: jax.Array) -> Any:
+    dws, dxs = zip(*(_gradients(f, w, x) for x in batches), strict=True)
+    return sum(dws), jnp.stack(dxs)
+
+
 def measure_batches(seconds: float) -> dict[str, dict[int, float]]:
     """Microseconds an image for every pass of a layer of middling size, at growing batches."""
     found: dict[str, dict[int, float]] = {what: {} for what in MIDDLING.passes}
@@ -516,10 +561,11 @@ def means(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         groups.setdefault(row["family"], []).append(row)
         if row["pass"] != "step":
             groups.setdefault(f"{row['family']}, {row['pass']}", []).append(row)
-            groups.setdefault("all layers", []).append(row)
+            if f"{UNROLLED}_ms" not in row:
+                groups.setdefault("all layers", []).append(row)
     found: dict[str, dict[str, float]] = {}
     for group, members in groups.items():
-        for name in (AUTODIFF, TORCH):
+        for name in (AUTODIFF, TORCH, UNROLLED):
             networks: dict[str, list[float]] = {}
             for row in members:
                 if f"to_{name}" in row:
@@ -587,6 +633,7 @@ def main(config: Config) -> None:
         if config.steps:
             rows += measure_steps(config, torch)
             rows += measure_swaps(config)
+        rows += measure_loops(config)
     finally:
         if torch:
             torch.close()

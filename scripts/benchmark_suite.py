@@ -146,6 +146,23 @@ LAYERS = (
 )
 
 
+# One of each kind of convolution, for gradients accumulated in a loop over three batches.
+IN_LOOPS = (
+    Layer("loop", "dense", DENSE, (16, 28, 28, 64), (3, 3), 64, padding=1),
+    Layer("loop", "strided", DENSE, (16, 28, 28, 64), (3, 3), 128, stride=2, padding=1),
+    Layer("loop", "stem", DENSE, (4, 112, 112, 3), (7, 7), 64, stride=2, padding=3),
+    Layer("loop", "1×1", DENSE, (16, 28, 28, 64), (1, 1), 256),
+    Layer("loop", "4 groups", GROUPED, (16, 28, 28, 64), (3, 3), 64, padding=1, groups=4),
+    Layer("loop", "depthwise", DEPTHWISE, (16, 28, 28, 64), (3, 3), 64, padding=1, groups=64),
+    Layer(
+        "loop", "transposed", DENSE, (16, 14, 14, 128), (4, 4), 64, 2, padding=1, transposed=True
+    ),
+    Layer("loop", "1-D", DENSE, (16, 256, 64), (5,), 64, padding=2),
+    Layer("loop", "3-D", DENSE, (4, 8, 14, 14, 32), (3, 3, 3), 32, padding=1),
+)
+BATCHES_IN_LOOP = 3
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
     """A whole training step: SGD with momentum on random images."""

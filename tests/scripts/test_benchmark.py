@@ -22,11 +22,13 @@ def benchmark(monkeypatch):
 def test_a_row_of_each_kind(benchmark, tmp_path, capsys, monkeypatch):
     small = [layer for layer in benchmark.LAYERS if layer.network == "LeNet-5"]
     monkeypatch.setattr(benchmark, "LAYERS", [small[1], small[2]])
+    looped = benchmark.Layer("loop", "1-D", "dense", (2, 9, 2), (3,), 2)
+    monkeypatch.setattr(benchmark, "IN_LOOPS", [looped])
     config = benchmark.Config(seconds=0.01, steps=False, torch_python="/bin/false", out=tmp_path)
     benchmark.main(config)
     results = json.loads((tmp_path / "results.json").read_text())
     assert [row["pass"] for row in results["rows"]] == [
-        "forward", "input gradient", "kernel gradient", "forward and backward",
+        "forward", "input gradient", "kernel gradient", "forward and backward", "gradients",
     ]  # fmt: skip
     for row in results["rows"]:
         ratio, low, high = row["to_autodiff"]

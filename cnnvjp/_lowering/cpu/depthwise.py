@@ -53,8 +53,8 @@ from cnnvjp._windows.taps import Tap, each_tap, tap
 # Terms of one fused reduction: taps · rows · added rows. LLVM stops unrolling a little above, and
 # the loop is then slower. 3×3, 64 at 16×56×56: 2.5; with 36 3.9, with 144 5.3.
 _TERMS = 100
-# Reductions of an image, about: each is compiled. 3×3, 64 at 224×224: 2.3, compiled in 1.4 s; with 1
-# 2.5, in 0.7 s, with 8 2.3, in 2.8 s.
+# Reductions of an image, about: each is compiled. 3×3, 64 at 224×224: 2.3, compiled in 1.8 s; with
+# 1 2.5, in 0.7 s; with 8 2.3, in 2.8 s.
 _REDUCTIONS = 4
 # Taps in one reduction. 5×5, 240 at 16×28×28: 7.3 to 8.2; with 3 9.7, with 25 11.6.
 _SUMS = 9
