@@ -134,6 +134,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "training/formats": ("test_training_data.py",),
     "training/huge_pages": ("test_huge_pages.py",),
     "training/loop": (SCRIPT, RUNS),
+    "training/picture_files": ("test_training_data.py",),
     "training/reports": (SCRIPT, RUNS),
     "training/runs": (RUNS, SCRIPT),
     "training/setup": (SCRIPT, RUNS),

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 pytestmark = pytest.mark.cpu
 
 MEBIBYTE = 1 << 20
-MOST = 5  # times what is read and written; 3 but for depthwise kernels with several maps a channel
 
 
 def passes(x, w, groups, **options):
@@ -88,13 +87,15 @@ PLAIN = {"stride": 1, "dilation": 1, "padding": "SAME"}
 @example((*LARGE_DEPTHWISE, PLAIN))
 @example((*VOLUME, PLAIN | {"dilation": 2, "padding": "FULL"}))
 def test_temporaries_are_in_proportion(layer):
+    # A depthwise kernel with several maps a channel sees as many copies of its images.
+    times = 7 if layer[1][-2] == 1 and layer[1][-1] > layer[2] > 1 else 3
     for ours, laxs, operands, result in passes(*layer[:3], **layer[3]):
         ours, laxs = (
             jax.jit(f).lower(*operands).compile().memory_analysis().temp_size_in_bytes
             for f in (ours, laxs)
         )
         given = sum(4 * a.size for a in (*operands, result))
-        assert ours <= max(MOST * given, 2 * laxs + 8 * MEBIBYTE), (operands, ours, laxs)
+        assert ours <= max(times * given, 2 * laxs + 8 * MEBIBYTE), (operands, ours, laxs)
 
 
 @pytest.mark.parametrize("kernel", [3, 7, 21])

@@ -260,6 +260,21 @@ def test_formulations(rng, case):
         assert_close(dense.correlate_few(x, w, window), expected[0])
 
 
+@pytest.mark.parametrize("number", [0, 28, 29, 39, 45, 49, 57, 70])
+def test_programs_for_any_number_of_images(rng, number):
+    """What is exported for a symbolic batch cannot choose by its size."""
+    x, w, _, groups, pairs, _, _ = setup(rng, CASES[number])
+    (batch,) = jax.export.symbolic_shape("N")
+
+    def run(x, w):
+        y, pullback = jax.vjp(lambda x, w: conv(x, w, groups=groups, **pairs), x, w)
+        return y, *pullback(y)
+
+    symbolic = jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
+    exported = jax.export.export(jax.jit(run))(symbolic, w)
+    assert_trees_close(exported.call(x, w), run(x, w))
+
+
 @pytest.mark.parametrize(
     "case", CASES + EDGES, ids=[*map(str, range(len(CASES))), *map(str, EDGES)]
 )

@@ -94,13 +94,13 @@ def correlation(
     if _is_depthwise(w, window, groups):
         unrolled = window.taps <= _MOST_TAPS
         formulation = depthwise.correlate if unrolled else depthwise_loops.correlate
-        maps = x.shape[0] * w.shape[-1]
+        maps = _batch(x) * w.shape[-1]
         padded = math.prod(n + sum(e) for n, e in zip(window.input_size, window.span, strict=True))
         outputs = math.prod(window.output_size)
-        fits = _fits(maps * (padded + outputs), x.size + w.size + maps * outputs)
+        fits = _fits(maps * (padded + outputs), _size(x) + w.size + maps * outputs)
         return functools.partial(formulation, window=window) if fits else None
     if groups > 1:
-        if _is_unrolled(w, window, groups, x.shape[0], window.output_size):
+        if _is_unrolled(w, window, groups, _batch(x), window.output_size):
             return functools.partial(grouped.correlate, window=window, groups=groups)
         if _covers(window, window.input_size):
             return None
@@ -112,7 +112,7 @@ def correlation(
     few = 1 < window.taps <= _PRODUCTS // w.shape[-2] and w.shape[-2] <= _COLOURS
     if SUMS_ONCE and few:
         return functools.partial(dense.correlate_few, window=window)
-    if w.shape[-2] == 1 and _has_short_rows(x.shape[0], w.shape[-2:], window):
+    if w.shape[-2] == 1 and _has_short_rows(_batch(x), w.shape[-2:], window):
         return functools.partial(banded.correlate, window=window, precision=precision)
     return None
 
@@ -125,15 +125,15 @@ def input_gradient(
     if _is_depthwise(w, window, groups) and few_phases:
         unrolled = window.taps <= _MOST_TAPS
         formulation = depthwise.input_gradient if unrolled else depthwise_loops.input_gradient
-        maps = dy.shape[0] * w.shape[-1]
+        maps = _batch(dy) * w.shape[-1]
         reached = zip(window.input_size, window.extent, window.stride, strict=True)
         padded = math.prod((n + e - 1) // s for n, e, s in reached)
         woven = 0 if set(window.stride) == {1} else 2 * maps * math.prod(window.input_size)
         inputs = maps * math.prod(window.input_size)
-        fits = _fits(maps * padded + inputs + woven, dy.size + w.size + inputs)
+        fits = _fits(maps * padded + inputs + woven, _size(dy) + w.size + inputs)
         return functools.partial(formulation, window=window, channels=groups) if fits else None
     if groups > 1:
-        if few_phases and _is_unrolled(w, window, groups, dy.shape[0], window.input_size):
+        if few_phases and _is_unrolled(w, window, groups, _batch(dy), window.input_size):
             return functools.partial(grouped.input_gradient, window=window, groups=groups)
         upsampled = zip(window.output_size, window.stride, strict=True)
         if _covers(window, tuple((o - 1) * s + 1 for o, s in upsampled)):
@@ -143,7 +143,7 @@ def input_gradient(
     if _has_depth(window):
         planes = _each(input_gradient, volumes.plane_window(window), precision)
         return functools.partial(volumes.input_gradient, window=window, planes=planes)
-    if _has_short_rows(dy.shape[0], w.shape[-2:], window):
+    if _has_short_rows(_batch(dy), w.shape[-2:], window):
         return functools.partial(banded.input_gradient, window=window, precision=precision)
     plain = functools.partial(dense.input_gradient, window=window, precision=precision)
     if window.ndim != 2 or max(window.stride) == 1 or window.taps == 1:
@@ -164,7 +164,7 @@ def kernel_gradient(
     if groups > 1 and x.shape[-1] == groups and window.ndim > 1:
         padded = math.prod(n + sum(e) for n, e in zip(window.input_size, window.span, strict=True))
         copies = 1 if set(window.stride) == {1} else 2
-        fits = _fits(x.shape[0] * dy.shape[-1] * padded * copies + dy.size, x.size + dy.size)
+        fits = _fits(_batch(x) * dy.shape[-1] * padded * copies + _size(dy), _size(x) + _size(dy))
         return functools.partial(depthwise_loops.kernel_gradient, window=window) if fits else None
     if groups > 1 and math.prod(window.output_size) > math.prod(window.input_size):
         return None  # as in `_covers`: dy is the kernel
@@ -179,7 +179,7 @@ def kernel_gradient(
         planes = _each(kernel_gradient, volumes.plane_window(window), precision)
         return functools.partial(volumes.kernel_gradient, window=window, planes=planes)
     channels = x.shape[-1], dy.shape[-1]
-    if REREADS and x.shape[-1] == 1 and _has_short_rows(x.shape[0], channels, window):
+    if REREADS and x.shape[-1] == 1 and _has_short_rows(_batch(x), channels, window):
         return functools.partial(banded.kernel_gradient, window=window, precision=precision)
     plain = functools.partial(dense.kernel_gradient, window=window, precision=precision)
     if window.ndim != 2:
@@ -226,6 +226,15 @@ def _each(
         return formulation(a, b)
 
     return run
+
+
+def _batch(x: jax.Array) -> int:
+    """How many images there are; 1 where the exported program is for any number."""
+    return x.shape[0] if isinstance(x.shape[0], int) else 1
+
+
+def _size(x: jax.Array) -> int:
+    return _batch(x) * math.prod(x.shape[1:])
 
 
 def _fits(temporaries: int, given: int) -> bool:
@@ -313,10 +322,10 @@ def _batches(dy: jax.Array) -> int:
 
     Each has images of every device, should the batch be divided among them.
     """
-    batch = dy.shape[0]
+    batch = _batch(dy)
     devices = 1 if varying_axes(dy) else jax.device_count()
     most = min(batch // devices, _MOST_BATCHES)
     fitting = [q for q in range(1, most + 1) if batch % (q * devices) == 0]
     limit = _BATCH_BYTES if dy.shape[-1] >= _BROAD else _SLIM_BATCH_BYTES
-    needed = dy.size * dy.dtype.itemsize / limit
+    needed = _size(dy) * dy.dtype.itemsize / limit
     return next((q for q in fitting if q >= needed), max(fitting, default=1))

@@ -98,6 +98,8 @@ def _of_planes(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     gradient: dict[int, jax.Array] = {}
     for residue in sorted({j * dilation % stride for j in range(kw)}):
         taps = [j for j in range(kw) if j * dilation % stride == residue]
+        for j, column in gradient.items():  # before there is another copy of x
+            x, gradient[j] = barrier((x, column))
         seen = x if stride == 1 else barrier(x[:, :, residue::stride])
         wider = seen.shape[2] - columns
         laid = dy if wider == 0 else barrier(pad_spatial(dy, ((0, 0), (0, wider))))
