@@ -53,9 +53,8 @@ from cnnvjp._windows.taps import Tap, each_tap, tap
 # Terms of one fused reduction: taps · rows · added rows. LLVM stops unrolling a little above, and
 # the loop is then slower. 3×3, 64 at 16×56×56: 2.5; with 36 3.9, with 144 5.3.
 _TERMS = 100
-# Reductions of an image, about: each is compiled. 3×3, 64 at 224×224: 2.3, compiled in 1.8 s; with
-# 1 2.5, in 0.7 s; with 8 2.3, in 2.8 s.
-_REDUCTIONS = 4
+# Bands of rows that one reduction leaves, up to which they are added up before the last sum.
+_BANDS = 8
 # Taps in one reduction. 5×5, 240 at 16×28×28: 7.3 to 8.2; with 3 9.7, with 25 11.6.
 _SUMS = 9
 # Rows that the reduction itself adds: XLA unrolls so short an axis whole. 2.4; with 4 2.3.
@@ -269,13 +268,14 @@ def _of_planes(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     for (m, j), parts in zip(taps, sums, strict=True):
         low, high = max(0, -shift(j)), min(reach, columns - shift(j))  # where both have a column
         bands = [part[..., low * c : high * c] for part in parts if low < high]
-        parts = [part[:, 0] for part in bands if part.shape[1] == 1]
+        few = [part for part in bands if part.shape[1] <= _BANDS]
+        parts = [part[:, band] for part in few for band in range(part.shape[1])]
         for i in rest:
             if low < high and 0 <= row(i, m) < height:
                 there = x[:, row(i, m), low + shift(j) : high + shift(j)]
                 there = there.reshape(n, (high - low) * c)
                 parts.append(there * dy[:, i, low * c : high * c])
-        totals = [part for part in bands if part.shape[1] > 1]
+        totals = [part for part in bands if part.shape[1] > _BANDS]
         if parts:
             totals.append(functools.reduce(operator.add, parts)[:, None])
         totals = [a.reshape(*a.shape[:2], high - low, c)[:, :, -low % sw :: sw] for a in totals]
@@ -349,11 +349,10 @@ def _rows_summed(
     n, _, width = dy.shape
     sums: list[list[jax.Array]] = [[] for _ in starts]
     together = min(len(starts), _SUMS)
-    most = max(1, len(rows) // (_REDUCTIONS * _TERMS // together))
     while len(rows) >= _ADDED:
         each = min(_TERMS // (_ADDED * together), len(rows) // _ADDED)
-        # On a high image each reduction has several bands of rows, so that it has few reductions.
-        bands = min(most, len(rows) // (_ADDED * each))
+        # Each reduction costs time to compile: it has as many bands of rows as there are.
+        bands = len(rows) // (_ADDED * each)
         first, count = rows[0], bands * _ADDED * each
         shape = (n, bands, _ADDED, each)
 
