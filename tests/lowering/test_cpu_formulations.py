@@ -16,7 +16,7 @@ from checker import (
     value_and_cotangents,
 )
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from cnnvjp import (
     _lowering,
@@ -273,6 +273,29 @@ def test_programs_for_any_number_of_images(rng, number):
     symbolic = jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
     exported = jax.export.export(jax.jit(run))(symbolic, w)
     assert_trees_close(exported.call(x, w), run(x, w))
+
+
+@pytest.mark.devices(8)
+@pytest.mark.parametrize("number", [0, 28, 29, 38, 39, 45, 49, 57, 63, 76])
+def test_a_divided_batch_stays_where_it_is(rng, number):
+    """Nothing is gathered, and the kernel's gradient is summed over the devices once."""
+    x, w, _, groups, pairs, _, _ = setup(rng, CASES[number])
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
+    x, w = (
+        jax.ShapeDtypeStruct(shape, "float32", sharding=NamedSharding(mesh, spec))
+        for shape, spec in (
+            ((16, *x.shape[1:]), PartitionSpec("batch")),
+            (w.shape, PartitionSpec()),
+        )
+    )
+
+    @functools.partial(jax.grad, argnums=(0, 1))
+    def gradients(x, w):
+        return (conv(x, w, groups=groups, **pairs) ** 2).sum()
+
+    text = jax.jit(gradients).lower(x, w).compile().as_text()
+    moved = re.findall(r" (all-\w+|collective-permute)(?:-start)?\(", text)
+    assert moved == ["all-reduce"]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,7 @@
 
 A program with every tap written out takes seconds to compile. Here the rows of the kernel are the
 iterations of a loop, and so are bands of rows of the image for the kernel's gradient: however many
-there are, the program stays as it is, and so do its temporaries. XLA:CPU divides less of a loop's
-work among its threads, so that what fits is unrolled.
+there are, the program stays as it is. A few taps on a low image are up to twice as fast unrolled.
 """
 
 import functools
@@ -141,9 +140,9 @@ def _of_columns(
         sums = sums.reshape(many, len(shifts), n, width, c)
         if not met.all():
             sums = jnp.where(jnp.asarray(met[:, None, :, None]), sums, 0)
-        sums = barrier(sums.reshape(len(starts) * n, width, c))
-        ones = lax.full_like(sums, 1, shape=sums.shape[:2])
-        return lax.dot_general(ones, sums, (((1,), (1,)), ((0,), (0,)))).reshape(-1, n, c)
+        sums = barrier(sums.reshape(len(starts), n, width, c))
+        ones = lax.full_like(sums, 1, shape=sums.shape[:3])
+        return lax.dot_general(ones, sums, (((2,), (2,)), ((0, 1), (0, 1))))
 
     def of_band(first: Any, many: int) -> jax.Array:
         """(KH · columns of taps, N, C) for so many rows of dy."""
