@@ -232,8 +232,11 @@ class ExchangeArguments(Operator):
     """Exchanges the first two arguments of a call where both are given by position."""
 
     def mutation_positions(self, node: Any) -> Iterator[Any]:
-        """The calls with two such arguments."""
-        if node.type == "arglist" and not any(is_named(part) for part in node.children[:3:2]):
+        """The calls with two such arguments, but of the larger and the smaller of two numbers."""
+        called = node.get_previous_leaf().get_previous_leaf() if node.type == "arglist" else None
+        if called is None or called.value in ("max", "min"):
+            return
+        if not any(is_named(part) for part in node.children[:3:2]):
             yield node.start_pos, node.end_pos
 
     def mutate(self, node: Any, index: int) -> Any:

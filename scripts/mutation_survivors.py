@@ -25,6 +25,10 @@ SURVIVORS: dict[tuple[str, str], str] = {
         "residue, taps, sizes, edges, dilations = zip(*combination, strict=False)",
     ): LENGTHS,
     ("_lowering/cpu/dense", "if not x.shape[-1] <= dy.shape[-1]:"): CHOICE,
+    (
+        "_lowering/cpu/depthwise",
+        "return [p + q for q, p in zip(a, b, strict=True)]",
+    ): "a sum does not depend on the order of its two terms",
     ("_lowering/cpu/depthwise", "if stride > 0:"): (
         "what follows leaves an array as it is where the stride is 1; the condition saves the work"
     ),

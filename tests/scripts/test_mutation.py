@@ -75,6 +75,7 @@ def test_the_kinds_of_change_that_are_added(mutation, kind):
     "kind, code",
     [
         ("ExchangeArguments", "f(x, axis=y)"),
+        ("ExchangeArguments", "max(x, y)"),
         ("DropArgument", "f(x)"),
         ("DropArgument", "f()[(x, y)]"),
         ("SwapPair", "[f(a, b) for a in x]"),
