@@ -78,7 +78,7 @@ def beside_overflow(
     from_plain: Formulation,
     *operands: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """What `plain` computes, and what `small` does, which does not overflow.
+    """The results of `plain`, and of `small`, which does not overflow.
 
     An accelerator computes both in one pass over the operands. A CPU computes the second only
     if the first has overflowed somewhere.

@@ -95,9 +95,8 @@ def correlation(
         unrolled = window.taps <= _MOST_TAPS
         formulation = depthwise.correlate if unrolled else depthwise_loops.correlate
         maps = _batch(x) * w.shape[-1]
-        padded = math.prod(n + sum(e) for n, e in zip(window.input_size, window.span, strict=True))
         outputs = math.prod(window.output_size)
-        fits = _fits(maps * (padded + outputs), _size(x) + w.size + maps * outputs)
+        fits = _fits(maps * (_padded(window) + outputs), _size(x) + w.size + maps * outputs)
         return functools.partial(formulation, window=window) if fits else None
     if groups > 1:
         if _is_unrolled(w, window, groups, _batch(x), window.output_size):
@@ -162,9 +161,9 @@ def kernel_gradient(
     if groups > 1 and x.shape[-1] == groups and _has_few_taps(window):
         return functools.partial(depthwise.kernel_gradient, window=window)
     if groups > 1 and x.shape[-1] == groups and window.ndim > 1:
-        padded = math.prod(n + sum(e) for n, e in zip(window.input_size, window.span, strict=True))
         copies = 1 if set(window.stride) == {1} else 2
-        fits = _fits(_batch(x) * dy.shape[-1] * padded * copies + _size(dy), _size(x) + _size(dy))
+        maps = _batch(x) * dy.shape[-1]
+        fits = _fits(maps * _padded(window) * copies + _size(dy), _size(x) + _size(dy))
         return functools.partial(depthwise_loops.kernel_gradient, window=window) if fits else None
     if groups > 1 and math.prod(window.output_size) > math.prod(window.input_size):
         return None  # as in `_covers`: dy is the kernel
@@ -237,6 +236,11 @@ def _size(x: jax.Array) -> int:
     return _batch(x) * math.prod(x.shape[1:])
 
 
+def _padded(window: Window) -> int:
+    """The pixels of a padded image."""
+    return math.prod(n + sum(e) for n, e in zip(window.input_size, window.span, strict=True))
+
+
 def _fits(temporaries: int, given: int) -> bool:
     """Whether a formulation's temporaries are in proportion to what it reads and writes.
 
@@ -250,8 +254,8 @@ def _fits(temporaries: int, given: int) -> bool:
 def _covers(window: Window, image: tuple[int, ...]) -> bool:
     """Whether a kernel has more taps than the image pixels: then XLA exchanges the two.
 
-    What it runs then is slow, and slower still for the many zeros of merged groups. Forward, 31×31
-    s3, 8 groups, 32 → 128 at 4×28×28: 221 merged, 16 as it is.
+    It is slow then, and slower still with the many zeros of merged groups. Forward, 31×31 s3,
+    8 groups, 32 → 128 at 4×28×28: 221 merged, 16 as it is.
     """
     return window.taps > math.prod(image)
 
@@ -262,7 +266,7 @@ def _is_depthwise(w: jax.Array, window: Window, groups: int) -> bool:
 
 
 def _has_few_taps(window: Window) -> bool:
-    """A kernel gradient whose program is small, or as small as a few taps can make it."""
+    """Whether a kernel gradient is unrolled whole."""
     if window.ndim == 1:
         return window.taps <= _MOST_TAPS
     low = window.output_size[-2] <= _LOW

@@ -61,11 +61,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, planes: Planes)
 
 def plane_window(window: Window) -> Window:
     """The window without its depth."""
-    return _of_axes(window, slice(1, None))
-
-
-def _of_axes(window: Window, axes: slice) -> Window:
-    return Window(*(getattr(window, field.name)[axes] for field in dataclasses.fields(window)))
+    return Window(*(getattr(window, field.name)[1:] for field in dataclasses.fields(window)))
 
 
 def _seen(x: jax.Array, window: Window, m: int) -> jax.Array:
