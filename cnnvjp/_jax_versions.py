@@ -1,5 +1,6 @@
 """How the supported versions of JAX differ, each difference with the version that made it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -44,3 +45,8 @@ def static_arguments(core: Any) -> tuple[int, ...]:
     if hasattr(core, "nondiff_argnums"):
         return tuple(core.nondiff_argnums)
     return tuple(core.static_argnums)  # of the class that JAX_CUSTOM_VJP3 makes
+
+
+def undecorated(core: Any) -> Callable[..., Any]:
+    """The function that a `custom_vjp` function was made of."""
+    return core.fun if hasattr(core, "fun") else core.f

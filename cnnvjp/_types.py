@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
 
 from cnnvjp._jax_versions import cast_varying, varying_axes
 
@@ -95,4 +95,16 @@ def unify_varying(*arrays: Any) -> tuple[Any, ...]:
     return tuple(
         a if have == union else cast_varying(a, tuple(sorted(union - have)))
         for a, have in zip(arrays, varying, strict=True)
+    )
+
+
+def unify_layout(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Lays arrays of one shape out as the first of them that is divided over Explicit axes."""
+    shardings = [primal_type(a).sharding for a in arrays]
+    divided = [s for s in shardings if s is not None and any(s.spec)]
+    if not divided:
+        return arrays
+    return tuple(
+        a if sharding == divided[0] else reshard(a, divided[0])
+        for a, sharding in zip(arrays, shardings, strict=True)
     )

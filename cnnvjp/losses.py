@@ -15,7 +15,7 @@ from jax import Array, lax
 from cnnvjp._checks.arrays import integer_operand, number_operand, operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.options import axes_option
-from cnnvjp._types import is_integer, unify_varying, widened
+from cnnvjp._types import is_integer, unify_layout, unify_varying, widened
 from cnnvjp.softmax_activations import log_sum_of_powers, shares_less
 
 # ------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def half_squared_error(
     if t.shape != y.shape:
         raise ValueError(f"t: got the shape {t.shape}; it must be that of y, {y.shape}")
     axes = tuple(range(y.ndim)) if axis is None else axes_option("axis", axis, y)
-    return call(_half_squared_error, y, t, axes)
+    return call(_half_squared_error, *unify_layout(y, t), axes)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -142,7 +142,7 @@ def softmax_cross_entropy(logits: chex.Array, labels: chex.Array | int) -> jax.A
         return call(_index_cross_entropy, *unify_varying(logits, labels))
     logits, shares = operands(logits=logits, labels=labels)
     _check_labels(shares, logits.shape, logits)
-    return call(_softmax_cross_entropy, logits, shares)
+    return call(_softmax_cross_entropy, *unify_layout(logits, shares))
 
 
 def _check_labels(labels: Array, expected: tuple[int, ...], logits: Array) -> None:
@@ -283,7 +283,7 @@ def sigmoid_cross_entropy(logits: chex.Array, labels: chex.Array) -> jax.Array:
         raise ValueError(
             f"labels: got the shape {labels.shape}; it must be that of logits, {logits.shape}"
         )
-    return call(_sigmoid_cross_entropy, logits, labels)
+    return call(_sigmoid_cross_entropy, *unify_layout(logits, labels))
 
 
 @jax.custom_vjp

@@ -11,7 +11,7 @@ from jax import Array
 from cnnvjp._checks.arrays import integer_operand, operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.pooling import check_indexable
-from cnnvjp._types import PerAxis, accumulator, unify_varying
+from cnnvjp._types import PerAxis, accumulator, unify_layout, unify_varying
 from cnnvjp._windows.spatial import occupied_size, per_axis, spatial_rank
 
 
@@ -65,7 +65,7 @@ def max_unpool(
         raise ValueError(f"argmax: got the shape {argmax.shape}; it must be that of y, {y.shape}")
     size = per_axis("output_size", output_size, ndim)
     check_indexable("output_size", size, "unpool parts of y")
-    y, argmax = unify_varying(y, argmax)
+    y, argmax = unify_layout(*unify_varying(y, argmax))
     return call(_max_unpool, y, argmax, size)
 
 

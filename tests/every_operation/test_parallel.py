@@ -101,6 +101,53 @@ def test_one_argument_in_parts(operation):
             assert_close(got, want, tolerance=1e-11)
 
 
+# What JAX's own operations refuse there: sums over divided channels, for whose result there are
+# several layouts, and selections between arrays of different ones.
+REFUSED = {
+    ("conv", 0, "last"),
+    ("conv", 1, "last"),
+    ("conv_general_dilated", 0, "last"),
+    ("conv_general_dilated", 1, "last"),
+    ("explicit", 0, "last"),
+    ("explicit", 1, "last"),
+    ("pixel_shuffle", 0, "last"),
+    ("prelu", 1, "first"),
+    ("prelu", 1, "last"),
+    ("softmax_cross_entropy", 0, "last"),
+    ("softmax_cross_entropy", 1, "first"),
+    ("softmax_cross_entropy", 1, "last"),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=IDS)
+def test_one_argument_in_parts_of_an_explicit_mesh(operation):
+    """The same where the layout is part of the type: each gradient has that of its argument."""
+    args, _ = arguments(operation)
+    whole = jax.jit(gradients(operation, operation.f))(*args)
+    mesh = two_devices(AxisType.Explicit)
+    for i, argument in enumerate(args):
+        for where in ("first", "last"):
+            axis = 0 if where == "first" else argument.ndim - 1
+            if argument.ndim == 0 or argument.shape[axis] % 2:
+                continue
+            specs = [P()] * len(args)
+            specs[i] = P(*[None] * axis, "data")
+            with jax.set_mesh(mesh):
+                placed = [
+                    jax.device_put(a, NamedSharding(mesh, spec))
+                    for a, spec in zip(args, specs, strict=True)
+                ]
+                try:
+                    divided = jax.jit(gradients(operation, operation.f))(*placed)
+                except Exception as error:
+                    assert type(error).__name__ == "ShardingTypeError"
+                    assert (operation.name, i, where) in REFUSED
+                    continue
+            for got, want, put in zip(divided, whole, placed, strict=False):
+                assert got.sharding.is_equivalent_to(put.sharding, got.ndim)
+                assert_close(got, want, tolerance=1e-11)
+
+
 @pytest.mark.xfail(strict=True, reason="XLA sums lax's kernel gradient over copies of the maps too")
 def test_rows_in_parts_and_copies():
     """What the README warns of: the day that this passes, it need not."""
