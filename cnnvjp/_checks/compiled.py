@@ -43,7 +43,6 @@ def _compiled(
 
 def _laid_out(core: jax.custom_vjp, shardings: tuple[NamedSharding | None, ...]) -> jax.custom_vjp:
     """A core whose cotangents have the primals' shardings."""
-
     fwd, rule = core.fwd, core.bwd
     assert fwd is not None and rule is not None
 
