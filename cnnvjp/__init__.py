@@ -24,6 +24,7 @@ from cnnvjp.adaptive_pooling import (
 )
 from cnnvjp.affine import add_bias, dense, flatten, scale, unflatten
 from cnnvjp.batch_normalization import batch_norm, batch_norm_inference
+from cnnvjp.compiling import cpu_compiler_options, jit, use_cpu_compiler_options
 from cnnvjp.convolution import conv, conv_kernel_grad, conv_transpose
 from cnnvjp.losses import half_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from cnnvjp.max_pooling import max_pool, min_pool
@@ -54,6 +55,7 @@ __all__ = [
     "conv_general_dilated",
     "conv_kernel_grad",
     "conv_transpose",
+    "cpu_compiler_options",
     "dense",
     "downsample",
     "dropout",
@@ -69,6 +71,7 @@ __all__ = [
     "half_squared_error",
     "hard_swish",
     "interop",
+    "jit",
     "l2_penalty",
     "layer_norm",
     "leaky_relu",
@@ -100,5 +103,6 @@ __all__ = [
     "unflatten",
     "unfold",
     "upsample",
+    "use_cpu_compiler_options",
     "weighted_avg_pool",
 ]

@@ -69,11 +69,12 @@ def _rectified(x: Array) -> Array:
 
 
 def _relu_fwd(x):
-    return _rectified(x), x > 0  # one byte a number, whatever x's dtype
+    y = _rectified(x)
+    return y, y  # which the next layer keeps too; positive where x is
 
 
-def _relu_bwd(positive, dy):
-    return (jnp.where(positive, dy, 0),)  # [H] 8.53 with f' = 1 or 0
+def _relu_bwd(y, dy):
+    return (jnp.where(y > 0, dy, 0),)  # [H] 8.53 with f' = 1 or 0
 
 
 _relu.defvjp(_relu_fwd, _relu_bwd)
@@ -125,11 +126,12 @@ def _capped(x: Array) -> Array:
 
 
 def _relu6_fwd(x):
-    return _capped(x), (x > 0) & (x < 6)
+    y = _capped(x)
+    return y, y  # which the next layer keeps too; between 0 and 6 where x is
 
 
-def _relu6_bwd(between, dy):
-    return (jnp.where(between, dy, 0),)  # [H] 8.53 with f' = 1 or 0
+def _relu6_bwd(y, dy):
+    return (jnp.where((y > 0) & (y < 6), dy, 0),)  # [H] 8.53 with f' = 1 or 0
 
 
 _relu6.defvjp(_relu6_fwd, _relu6_bwd)

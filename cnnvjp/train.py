@@ -5,8 +5,8 @@ For whole runs, from a data set to a folder of results, see `cnnvjp.training`.
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import NamedTuple, ParamSpec, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cnnvjp._checks.arrays import key_operand
 from cnnvjp._types import FLOATS, accumulator
+from cnnvjp.compiling import jit
 from cnnvjp.model import Model, Tree
 
 Batch = tuple[Array, ArrayTree]
@@ -90,6 +91,7 @@ def make_train_step(
     *,
     mesh: Mesh | None = None,
     observe: Callable[[Tree], Metrics] | None = None,
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """A compiled step of training: `step(train_state, (x, t), key) -> (train_state, metrics)`.
 
@@ -117,6 +119,8 @@ def make_train_step(
         observe: `observe(gradients) -> metrics` of your own, a dict of scalars by name, which
             are returned with the others; of the whole batch's gradients, a tree as the
             parameters are.
+        compiler_options: XLA's, as in `cnnvjp.jit`: `cnnvjp.cpu_compiler_options()` by default,
+            {} for none.
 
     Returns:
         The step. `x` is (N, *input_shape), `t` what the loss takes, with N entries.
@@ -171,11 +175,15 @@ def make_train_step(
             metrics |= observe(gradients)
         return TrainState(step + 1, params, state, opt_state), metrics
 
-    return _compiled(step, mesh, donate=True)
+    return _compiled(step, mesh, compiler_options, donate=True)
 
 
 def make_eval_step(
-    model: Model, loss: Loss, *, mesh: Mesh | None = None
+    model: Model,
+    loss: Loss,
+    *,
+    mesh: Mesh | None = None,
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> Callable[[TrainState, Batch], Metrics]:
     """A compiled evaluation: `step(train_state, (x, t)) -> metrics`.
 
@@ -187,6 +195,7 @@ def make_eval_step(
         model: as in `make_train_step`.
         loss: as in `make_train_step`.
         mesh: as in `make_train_step`.
+        compiler_options: as in `make_train_step`.
 
     Returns:
         The step.
@@ -218,7 +227,7 @@ def make_eval_step(
         y, _ = model.apply(train_state.params, train_state.state, x, train=False)
         return {"loss": _mean_loss(loss, y, t), **_accuracy(y, t)}
 
-    return _compiled(step, mesh, donate=False)
+    return _compiled(step, mesh, compiler_options, donate=False)
 
 
 # ------------------------------------------------------------------------------------------
@@ -298,7 +307,11 @@ def _check_batch(batch: object) -> None:
 
 
 def _compiled(
-    step: Callable[Arguments, Result], mesh: Mesh | None, *, donate: bool
+    step: Callable[Arguments, Result],
+    mesh: Mesh | None,
+    compiler_options: Mapping[str, Any] | None,
+    *,
+    donate: bool,
 ) -> Callable[Arguments, Result]:
     """Compiles a step, on a mesh with the batch divided and all else whole on every device.
 
@@ -306,7 +319,7 @@ def _compiled(
     """
     donated = (0,) if donate else ()
     if mesh is None:
-        return jax.jit(step, donate_argnums=donated)
+        return jit(step, donate_argnums=donated, compiler_options=compiler_options)
     if not isinstance(mesh, Mesh):
         raise TypeError(f"mesh: got {type(mesh).__name__}; it must be a jax.sharding.Mesh")
     data_axis = mesh.axis_names[0]
@@ -314,7 +327,9 @@ def _compiled(
     mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
     whole = NamedSharding(mesh, PartitionSpec())
     divided = NamedSharding(mesh, PartitionSpec(data_axis))
-    compiled = jax.jit(step, donate_argnums=donated, out_shardings=whole)
+    compiled = jit(
+        step, donate_argnums=donated, out_shardings=whole, compiler_options=compiler_options
+    )
     signature = inspect.signature(step)
 
     @functools.wraps(compiled)

@@ -19,9 +19,18 @@ import jax
 
 from cnnvjp._jax_versions import REREADS, SUMS_ONCE, varying_axes
 from cnnvjp._lowering import xla
-from cnnvjp._lowering.cpu import banded, dense, depthwise, depthwise_loops, grouped, volumes
+from cnnvjp._lowering.cpu import (
+    banded,
+    dense,
+    depthwise,
+    depthwise_loops,
+    grouped,
+    onednn,
+    volumes,
+)
 from cnnvjp._lowering.platform import Formulation
-from cnnvjp._types import ArrayType, Precision
+from cnnvjp._lowering.settings import with_onednn
+from cnnvjp._types import ArrayType, Precision, accumulator
 from cnnvjp._windows.geometry import Window
 
 # What decides. Beside each number, a layer on either side of it: its milliseconds with the choice
@@ -73,6 +82,9 @@ _COLOURS = 3  # input channels up to which they do. 3×3, 4 → 32: 2.5 → 2.3
 # 32 1.2 → 2.5; 4 → 32 3.0 → 2.5.
 _NARROW = 18
 _WIDE = 32  # output channels from which it does. 1 → 32 0.8 → 1.9; 1 → 16 0.8 → 0.8
+# With oneDNN: pixels of dy up to which it computes kernel gradients. 3×3: 256 maps of 64×8×8
+# 24 → 30; 512 of 16×14×14 78 → 92; 128 of 64×16×16 37 → 36; 64 of 64×32×32 61 → 36.
+_SMALL_MAP = 196
 # Elements of the temporaries of a formulation that is chosen, at most: so many times those that it
 # reads and writes, or so many.
 _TIMES = 3
@@ -91,6 +103,11 @@ def correlation(
         groups: how many groups the channels fall into.
         precision: as in lax.
     """
+    several = x.shape[-1] > 1
+    if several and _for_onednn(x, w):
+        return functools.partial(
+            onednn.correlate, window=window, groups=groups, precision=precision
+        )
     if _is_depthwise(w, window, groups):
         unrolled = window.taps <= _MOST_TAPS
         formulation = depthwise.correlate if unrolled else depthwise_loops.correlate
@@ -121,6 +138,11 @@ def input_gradient(
 ) -> Formulation | None:
     """For dx = h(dy, w); arguments as in `correlation`."""
     few_phases = math.prod(window.stride) <= _MOST_PHASES
+    wide = w.shape[-2] * groups >= _ENOUGH
+    if wide and few_phases and _for_onednn(dy, w):
+        return functools.partial(
+            onednn.input_gradient, window=window, groups=groups, precision=precision
+        )
     if _is_depthwise(w, window, groups) and few_phases:
         unrolled = window.taps <= _MOST_TAPS
         formulation = depthwise.input_gradient if unrolled else depthwise_loops.input_gradient
@@ -183,6 +205,8 @@ def kernel_gradient(
     plain = functools.partial(dense.kernel_gradient, window=window, precision=precision)
     if window.ndim != 2:
         return plain
+    if _for_onednn(x, dy) and math.prod(window.output_size) <= _SMALL_MAP:
+        return functools.partial(onednn.kernel_gradient, window=window, precision=precision)
     patch = window.taps * x.shape[-1]
     if set(window.stride) == {1} and patch <= _NARROW and dy.shape[-1] >= _WIDE:
         return functools.partial(
@@ -258,6 +282,11 @@ def _covers(window: Window, image: tuple[int, ...]) -> bool:
     8 groups, 32 → 128 at 4×28×28: 221 merged, 16 as it is.
     """
     return window.taps > math.prod(image)
+
+
+def _for_onednn(x: jax.Array, y: jax.Array) -> bool:
+    """Whether oneDNN is there to compute with such arrays."""
+    return with_onednn() and accumulator(x.dtype) == "float32" and bool(_size(x) and y.size)
 
 
 def _is_depthwise(w: jax.Array, window: Window, groups: int) -> bool:
