@@ -71,7 +71,8 @@ def use_cpu_compiler_options() -> None:
         else:
             os.environ["XLA_FLAGS"] = before
         raise RuntimeError(
-            "use_cpu_compiler_options: JAX has read XLA_FLAGS already; call it before any computation"
+            "use_cpu_compiler_options: JAX has read XLA_FLAGS already; call it before any "
+            "computation"
         )
     compile_all_with_onednn()
 
@@ -93,7 +94,10 @@ def jit(
         **options: as `jax.jit` has them.
 
     Returns:
-        The compiled function. It also has `lower`.
+        The compiled function, with the method `lower` of `jax.jit`'s.
+
+    Raises:
+        TypeError: if fun is none.
 
     Example:
         >>> import jax, jax.numpy as jnp, cnnvjp
@@ -103,6 +107,8 @@ def jit(
 
     Source: the flags of XLA.
     """
+    if not callable(fun):
+        raise TypeError(f"fun: got {type(fun).__name__}; it must be a function")
     plain = jax.jit(fun, **options)
 
     @functools.cache
@@ -112,7 +118,8 @@ def jit(
             given = cpu_compiler_options() if jax.default_backend() == "cpu" else {}
         if not given:
             return plain, False
-        return jax.jit(fun, compiler_options=dict(given), **options), ONEDNN.items() <= given.items()
+        with_onednn = ONEDNN.items() <= given.items()
+        return jax.jit(fun, compiler_options=dict(given), **options), with_onednn
 
     @functools.wraps(fun)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -128,7 +135,8 @@ def jit(
         with tracing_with_onednn():
             return call(*args, **kwargs)
 
-    run.lower = functools.partial(in_context, "lower")  # type: ignore[attr-defined]
+    for method in ("lower", "_cache_size"):
+        setattr(run, method, functools.partial(in_context, method))
     return run
 
 
@@ -160,4 +168,5 @@ def calls_onednn(options: Mapping[str, Any]) -> bool:
         lambda x, w: lax.conv_general_dilated(x, w, (1, 1, 1), "VALID", dimension_numbers=layout)
     )
     lowered = convolve.lower(array(1, 1, 8, 8, 16), array(1, 3, 3, 16, 16))
-    return "__onednn$convolution" in lowered.compile(compiler_options=dict(options)).as_text()
+    compiled = lowered.compile(compiler_options=dict(options))
+    return "__onednn$convolution" in (compiled.as_text() or "")

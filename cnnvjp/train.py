@@ -327,7 +327,7 @@ def _compiled(
     mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
     whole = NamedSharding(mesh, PartitionSpec())
     divided = NamedSharding(mesh, PartitionSpec(data_axis))
-    compiled = jit(
+    compiled: Callable[..., Result] = jit(
         step, donate_argnums=donated, out_shardings=whole, compiler_options=compiler_options
     )
     signature = inspect.signature(step)

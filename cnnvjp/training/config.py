@@ -60,6 +60,8 @@ class Config:
     """Epochs from one checkpoint to the next. There is one of the best epoch and of the end too."""
     keep: int = 1
     """How many of the last checkpoints to keep, beside that of the best epoch."""
+    onednn: bool = True
+    """Compile for CPUs with oneDNN, where jaxlib has it: faster, and rounded elsewise."""
     devices: int = 1
     """How many devices each process divides its batches among; 0 for all that it has."""
     coordinator: str | None = None

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from cnnvjp.compiling import jit
 from cnnvjp.model import Model
 from cnnvjp.training.batches import scaled
 from cnnvjp.training.config import Config
@@ -131,7 +132,7 @@ def make_outputs(
         y, _ = model.apply(params, state, scaled(images, mean, deviation), train=False)
         return y
 
-    compiled = jax.jit(of_batch, out_shardings=layout.whole)
+    compiled = jit(of_batch, out_shardings=layout.whole)
 
     def outputs(params: chex.ArrayTree, state: chex.ArrayTree, images: np.ndarray) -> np.ndarray:
         devices = layout.mesh.size

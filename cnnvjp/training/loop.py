@@ -191,6 +191,7 @@ def fit(
         setup.optimizer,
         mesh=setup.layout.mesh,
         observe=layer_norms,
+        compiler_options=None if config.onednn else {},
     )
     key = jax.random.split(jax.random.key(config.seed))[1]
     source = ShuffledBatches(

@@ -42,7 +42,9 @@ def forward(params, state, x, named, *, train, key):
 
 
 PUBLIC = {name: getattr(cnnvjp, name) for name in cnnvjp.__all__}
-PUBLIC = {name: f for name, f in PUBLIC.items() if callable(f)}
+PUBLIC = {  # what computes: `cnnvjp.compiling` has the settings
+    name: f for name, f in PUBLIC.items() if callable(f) and f.__module__ != "cnnvjp.compiling"
+}
 FUNCTIONS = [name for name, f in PUBLIC.items() if inspect.isfunction(f)]
 PUBLIC |= {f"models.{name}": getattr(models, name) for name in models.__all__}
 PUBLIC |= {

@@ -17,7 +17,11 @@ from cnnvjp import interop
 
 PACKAGE = Path(cnnvjp.__file__).parent
 TESTS = Path(__file__).parents[1]
-FUNCTIONS = sorted(n for n in cnnvjp.__all__ if inspect.isfunction(getattr(cnnvjp, n)))
+FUNCTIONS = sorted(  # those that compute, not the settings of `cnnvjp.compiling`
+    name
+    for name in cnnvjp.__all__
+    if inspect.isfunction(f := getattr(cnnvjp, name)) and f.__module__ != "cnnvjp.compiling"
+)
 DOCUMENTED = {name: getattr(cnnvjp, name) for name in FUNCTIONS}
 DOCUMENTED |= {f"interop.{name}": getattr(interop, name) for name in interop.__all__}
 

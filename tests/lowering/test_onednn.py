@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 
-import cnnvjp
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +16,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from test_cpu_formulations import CASES, lax_convolution, setup
 
+import cnnvjp
 from cnnvjp import conv, cpu_compiler_options, models, train
 from cnnvjp._lowering.cpu import onednn
 from cnnvjp._lowering.settings import ONEDNN, tracing_with_onednn
@@ -29,6 +29,10 @@ def passes(x, w, dy, **options):
     """The forward pass and both gradients of a convolution."""
     y, pullback = jax.vjp(lambda x, w: conv(x, w, **options), x, w)
     return y, *pullback(dy)
+
+
+def looped(run, *arrays):
+    return lax.map(lambda parts: run(*parts), arrays)
 
 
 @pytest.mark.versions
@@ -72,8 +76,8 @@ def test_every_convolution_is_its(rng):
             f = functools.partial(conv, stride=stride, padding=1, groups=groups)
             dy = jnp.ones(jax.eval_shape(f, x, w).shape, "float32")
             run = functools.partial(passes, stride=stride, padding=1, groups=groups)
-            looped = lambda x, w, dy, run=run: lax.map(lambda a: run(*a), (x, w, dy))
-            for g, args in ((run, (x, w, dy)), (looped, [jnp.stack([a, a]) for a in (x, w, dy)])):
+            twice = [jnp.stack([a, a]) for a in (x, w, dy)]
+            for g, args in ((run, (x, w, dy)), (functools.partial(looped, run), twice)):
                 text = cnnvjp.jit(g).lower(*args).compile().as_text()
                 assert text.count("__onednn$convolution") >= 2
                 assert "b012f" not in text  # a convolution with three axes
@@ -110,6 +114,8 @@ def test_jit_is_part_of_what_is_around_it(rng):
     assert_close(donated(given), x + 1)
     assert given.is_deleted()
     assert cnnvjp.jit(lambda x: x, compiler_options={}).lower(x).compile() is not None
+    with pytest.raises(TypeError, match="^fun: got int; it must be a function$"):
+        cnnvjp.jit(3)
 
 
 @pytest.mark.versions
