@@ -355,6 +355,10 @@ def _is_nan(x: Array) -> Array:
 # Backward: the way to it
 # ------------------------------------------------------------------------------------------
 
+# Taps, up to which the way back is not taken apart. Both ways, 5×5 of 512 maps of 16×14×14: 7.6 ms;
+# along one axis after the other 14. 7×7 of 256 of 8×20×20: 7.3 and 8.7.
+_TOGETHER = 64
+
 
 def _route(dy: Array, winner: Array, window: Window) -> Array:
     """Gives every window's dy to its winner, summed in at least float32.
@@ -364,7 +368,7 @@ def _route(dy: Array, winner: Array, window: Window) -> Array:
     """
     dy = dy.astype(accumulator(dy.dtype))
     earlier_taps = window.taps
-    for part in reversed(separated(window)):
+    for part in reversed(separated(window, _TOGETHER)):
         earlier_taps //= part.taps
         if earlier_taps == 1:
             dy = _placed(dy, winner, part, lax.add)

@@ -58,13 +58,17 @@ def stack_taps(window: Window, term: Callable[[Tap], jax.Array]) -> jax.Array:
     return lax.map(lambda i: term(_nth_tap(window, i)), jnp.arange(window.taps, dtype=jnp.int32))
 
 
-def separated(window: Window) -> tuple[Window, ...]:
+def separated(window: Window, together: int = _TOGETHER) -> tuple[Window, ...]:
     """Windows to be applied one after the other in place of a window of many taps.
 
     One for each axis, the last axis first: together they have k₀ + k₁ taps, not k₀ · k₁. The
     order keeps the first winner in row-major order. A window of few taps stays as it is.
+
+    Args:
+        window: all of it.
+        together: how many taps are few.
     """
-    if window.taps <= _TOGETHER:
+    if window.taps <= together:
         return (window,)
     parts: list[Window] = []
     size = window.input_size
