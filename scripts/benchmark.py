@@ -227,6 +227,8 @@ def measure_steps(config: Config, torch: Iterable[str]) -> Iterator[dict[str, An
                     request = dict(side=side, network=dataclasses.asdict(network))
                     runs[side], compiling[side] = process.start(**request)
                 except RuntimeError as error:
+                    if side == OURS:
+                        raise
                     put(f"{network.name}, {side}: {error}")
             times = interleaved(runs, 3 * config.seconds) if runs else {}
         labels = {"suite": KNOWN_SUITE, "network": network.name, "layer": f"batch {network.batch}"}
@@ -347,7 +349,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     head += ["compile s (to autodiff)", "memory to autodiff"]
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     for row in rows:
-        cells = [row["network"], row["layer"], row["pass"], f"{row['ours_ms']:.2f}"]
+        cells = [row["network"], row["layer"], measured_part(row), f"{row['ours_ms']:.2f}"]
         for name in against:
             found = row.get(f"to_{name}")
             cells.append("" if found is None else "{:.2f} ({:.2f}–{:.2f})".format(*found))
@@ -387,7 +389,12 @@ def means(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 def described(row: dict[str, Any]) -> str:
     """Which row it is."""
-    return f"{row['suite']}: {row['network']} {row['layer']}, {row['pass']}"
+    return f"{row['suite']}: {row['network']} {row['layer']}, {measured_part(row)}"
+
+
+def measured_part(row: dict[str, Any]) -> str:
+    """The pass of a layer, or the kind of step."""
+    return row["family"] if row["pass"] == "step" else row["pass"]
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
