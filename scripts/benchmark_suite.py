@@ -1,16 +1,22 @@
-"""What `benchmark.py` measures: layers taken from real networks, and whole networks.
+"""What `benchmark.py` measures: layers of real networks, and whole networks.
 
-Each layer stands for its kind in its network. Batch sizes are such that a pass takes 2 to 200
-milliseconds on two cores, in whichever of the implementations is slower.
+Each layer of the first list stands for its kind in its network: the CPU formulations were chosen
+on layers like these. `benchmark_unseen.py` holds the second list. Batch sizes are such that a pass
+takes 2 to 200 milliseconds on two cores, in whichever of the implementations is slower.
+
+This file needs neither JAX nor PyTorch, so that both sides can import it.
 """
 
 import dataclasses
+import math
 from typing import Any
 
-import cnnvjp
-
 DENSE, DEPTHWISE, GROUPED = "dense", "depthwise", "grouped"
-MAX, AVERAGE, NORM = "max pooling", "average pooling", "batch norm"
+MAX, AVERAGE, AVERAGE_2 = "max pooling", "average pooling", "2×2 average pooling"
+BATCH_NORM, LAYER_NORM, GROUP_NORM = "batch norm", "layer norm", "group norm"
+GELU, CROSS_ENTROPY = "gelu", "softmax cross-entropy"
+
+PerAxis = int | tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,15 +24,16 @@ class Layer:
     """One row: a layer of a network, with the batch that it is measured at.
 
     Attributes:
-        network: whose layer it is.
-        name: which one.
-        family: what it is counted under.
-        x: the input's shape, (N, *spatial, C).
-        kernel: the kernel's or the window's size.
+        network: the network that it belongs to.
+        name: which of its layers it is.
+        family: the group of rows whose mean it counts in.
+        x: the input's shape, (N, *spatial, C); for a cross-entropy C is the number of classes.
+        kernel: the kernel's or the window's size; () for layers without one.
         maps: output channels of a convolution, 0 for other layers.
-        stride: of all axes.
-        padding: on all sides.
-        groups: of a convolution.
+        stride: of all axes, or one for each.
+        padding: on both sides of all axes, or one for each.
+        dilation: of a convolution, on all axes.
+        groups: of a convolution or a group norm.
         transposed: whether it is a transposed convolution, from `x` up.
     """
 
@@ -34,27 +41,57 @@ class Layer:
     name: str
     family: str
     x: tuple[int, ...]
-    kernel: tuple[int, ...]
+    kernel: tuple[int, ...] = ()
     maps: int = 0
-    stride: int = 1
-    padding: int = 0
+    stride: PerAxis = 1
+    padding: PerAxis = 0
+    dilation: int = 1
     groups: int = 1
     transposed: bool = False
 
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> "Layer":
+        """The layer that became `fields` by `dataclasses.asdict` and JSON."""
+        return Layer(**_with_tuples(fields))
+
     @property
     def ndim(self) -> int:
-        """The number of spatial axes."""
+        """The number of spatial axes of the kernel or window."""
         return len(self.kernel)
 
     @property
-    def passes(self) -> tuple[str, ...]:
-        """What is measured: a convolution's passes one by one, other layers' together.
+    def strides(self) -> tuple[int, ...]:
+        """The stride of each axis."""
+        return _per_axis(self.stride, self.ndim)
 
-        The way back of average pooling needs nothing of the way there: it has a row of its own.
+    @property
+    def paddings(self) -> tuple[int, ...]:
+        """The padding of each axis, on both of its sides."""
+        return _per_axis(self.padding, self.ndim)
+
+    @property
+    def out(self) -> tuple[int, ...]:
+        """The output's spatial size."""
+        found = []
+        axes = zip(self.x[1:], self.kernel, self.strides, self.paddings, strict=False)
+        for size, k, stride, padding in axes:
+            reach = self.dilation * (k - 1)
+            if self.transposed:
+                found.append((size - 1) * stride + reach + 1 - 2 * padding)
+            else:
+                found.append((size + 2 * padding - reach - 1) // stride + 1)
+        return tuple(found)
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """The passes that are measured: those of a convolution singly, others' together.
+
+        The backward pass of average pooling needs no result of the forward pass, and has a row
+        of its own.
         """
         if self.maps:
             return ("forward", "input gradient", "kernel gradient")
-        if self.family == AVERAGE:
+        if self.family in (AVERAGE, AVERAGE_2):
             return ("forward and backward", "backward")
         return ("forward and backward",)
 
@@ -64,6 +101,23 @@ class Layer:
         if self.transposed:
             return (*self.kernel, self.maps, self.x[-1])
         return (*self.kernel, self.x[-1] // self.groups, self.maps)
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of a convolution's pass."""
+        if not self.maps:
+            return 0
+        positions = math.prod(self.x[1:-1] if self.transposed else self.out)
+        return 2 * self.x[0] * positions * math.prod(self.w)
+
+
+def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """What JSON, which has no tuples, made lists of."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+
+
+def _per_axis(option: PerAxis, ndim: int) -> tuple[int, ...]:
+    return (option,) * ndim if isinstance(option, int) else option
 
 
 LAYERS = (
@@ -84,7 +138,7 @@ LAYERS = (
     Layer("ResNet-50", "conv3 s2", DENSE, (16, 56, 56, 128), (3, 3), 128, stride=2, padding=1),
     Layer("ResNet-50", "conv4 shortcut", DENSE, (16, 28, 28, 512), (1, 1), 1024, stride=2),
     Layer("ResNet-50", "conv5 3×3", DENSE, (16, 7, 7, 512), (3, 3), 512, padding=1),
-    Layer("ResNet-50", "norm2", NORM, (16, 56, 56, 64), ()),
+    Layer("ResNet-50", "norm2", BATCH_NORM, (16, 56, 56, 64)),
     # Xie et al. 2017, table 1, 32×4d
     Layer("ResNeXt-50", "conv2", GROUPED, (8, 56, 56, 128), (3, 3), 128, padding=1, groups=32),
     Layer("ResNeXt-50", "conv3", GROUPED, (8, 28, 28, 256), (3, 3), 256, padding=1, groups=32),
@@ -104,7 +158,7 @@ LAYERS = (
     ),
     Layer("MobileNetV2", "dw 14", DEPTHWISE, (32, 14, 14, 384), (3, 3), 384, padding=1, groups=384),
     Layer("MobileNetV2", "expand 14", DENSE, (32, 14, 14, 64), (1, 1), 384),
-    Layer("MobileNetV2", "norm 14", NORM, (32, 14, 14, 384), ()),
+    Layer("MobileNetV2", "norm 14", BATCH_NORM, (32, 14, 14, 384)),
     # Tan, Le 2019, table 1 (B0)
     Layer(
         "EfficientNet-B0",
@@ -143,6 +197,19 @@ LAYERS = (
     # Tran et al. 2015, C3D
     Layer("video", "C3D conv2", DENSE, (1, 8, 56, 56, 64), (3, 3, 3), 64, padding=1),
     Layer("video", "C3D pool2", MAX, (1, 16, 56, 56, 128), (2, 2, 2), stride=2),
+    # LeCun et al. 1998, as it was; Huang et al. 2017, table 1: between two blocks
+    Layer("LeNet-5", "S2 average", AVERAGE_2, (128, 28, 28, 6), (2, 2), stride=2),
+    Layer("DenseNet-121", "transition 1", AVERAGE_2, (8, 56, 56, 128), (2, 2), stride=2),
+    # Liu et al. 2022, fig. 4, the sizes of table 9
+    Layer("ConvNeXt-T", "norm 56", LAYER_NORM, (8, 56, 56, 96)),
+    Layer("ConvNeXt-T", "norm 14", LAYER_NORM, (16, 14, 14, 384)),
+    Layer("ConvNeXt-T", "gelu 28", GELU, (4, 28, 28, 768)),
+    # Wu, He 2018, in ResNet-50; Ho et al. 2020, appendix B
+    Layer("ResNet-50", "group norm 56", GROUP_NORM, (8, 56, 56, 64), groups=32),
+    Layer("DDPM", "group norm 16", GROUP_NORM, (16, 16, 16, 256), groups=32),
+    # One label an image, and one a pixel (Ronneberger et al. 2015)
+    Layer("ResNet-50", "loss", CROSS_ENTROPY, (256, 1000)),
+    Layer("U-Net", "loss", CROSS_ENTROPY, (4, 388, 388, 2)),
 )
 
 
@@ -165,95 +232,44 @@ BATCHES_IN_LOOP = 3
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A whole training step: SGD with momentum on random images."""
+    """A whole training step: SGD with momentum on random images.
+
+    Attributes:
+        name: the function of `cnnvjp.models` or `benchmark_networks.NETWORKS` that makes it.
+        image: the shape of one image.
+        batch: the number of images.
+        labels: the shape of one image's labels: () for a class, its height and width for classes
+            of its pixels.
+    """
 
     name: str
     image: tuple[int, int, int]
     batch: int
+    labels: tuple[int, ...] = ()
+
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> "Network":
+        """The network that became `fields` by `dataclasses.asdict` and JSON."""
+        return Network(**_with_tuples(fields))
 
 
 NETWORKS = (
     Network("lenet5", (32, 32, 1), 128),
     Network("resnet", (32, 32, 3), 64),
     Network("mobilenet", (32, 32, 3), 64),
+    Network("vgg", (48, 48, 3), 16),
+    Network("convnext", (48, 48, 3), 16),
+    Network("unet", (64, 64, 3), 8, labels=(64, 64)),
 )
 
+CLASSES = 10
 
-# ------------------------------------------------------------------------------------------
-# The same networks in Flax
-# ------------------------------------------------------------------------------------------
-
-
-def flax_network(name: str, *, injected: bool = False) -> Any:
-    """The network of this name as a flax.linen module, `module(x, train)`.
-
-    With `injected` its convolutions and its pooling are given as ours: the lines that a user
-    would change. Without, it is stock Flax.
-    """
-    import flax.linen as nn
-
-    convolve = cnnvjp.conv_general_dilated if injected else None
-    max_pool = cnnvjp.interop.flax_max_pool if injected else nn.max_pool
-
-    def convolution(x: Any, maps: int, size: int, stride: int = 1, groups: int = 1) -> Any:
-        return nn.Conv(
-            maps,
-            (size, size),
-            stride,
-            padding=size // 2,
-            feature_group_count=groups,
-            use_bias=False,
-            conv_general_dilated=convolve,
-        )(x)
-
-    def normalized(x: Any, train: bool) -> Any:
-        return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
-
-    class LeNet5(nn.Module):
-        @nn.compact
-        def __call__(self, x: Any, train: bool) -> Any:
-            for maps in (6, 16):
-                layer = nn.Conv(maps, (5, 5), padding="VALID", conv_general_dilated=convolve)
-                x = max_pool(nn.relu(layer(x)), (2, 2), (2, 2))
-            x = x.reshape(x.shape[0], -1)
-            for width in (120, 84):
-                x = nn.relu(nn.Dense(width)(x))
-            return nn.Dense(10)(x)
-
-    class ResNet18(nn.Module):
-        @nn.compact
-        def __call__(self, x: Any, train: bool) -> Any:
-            x = nn.relu(normalized(convolution(x, 64, 3), train))
-            for maps in (64, 128, 256, 512):
-                for block in range(2):
-                    stride = 2 if block == 0 and maps > 64 else 1
-                    around = x
-                    if stride > 1:
-                        around = normalized(convolution(x, maps, 1, stride), train)
-                    y = nn.relu(normalized(convolution(x, maps, 3, stride), train))
-                    x = nn.relu(normalized(convolution(y, maps, 3), train) + around)
-            return nn.Dense(10)(x.mean((1, 2)))
-
-    class MobileNetV2(nn.Module):
-        @nn.compact
-        def __call__(self, x: Any, train: bool) -> Any:
-            x = nn.relu6(normalized(convolution(x, 32, 3), train))
-            for expansion, maps, blocks, first in MOBILENET:
-                for block in range(blocks):
-                    y, wide = x, x.shape[-1] * expansion
-                    if expansion > 1:
-                        y = nn.relu6(normalized(convolution(y, wide, 1), train))
-                    stride = first if block == 0 else 1
-                    y = nn.relu6(normalized(convolution(y, wide, 3, stride, wide), train))
-                    y = normalized(convolution(y, maps, 1), train)
-                    x = x + y if x.shape == y.shape else y
-            x = nn.relu6(normalized(convolution(x, 1280, 1), train))
-            return nn.Dense(10)(x.mean((1, 2)))
-
-    return {"lenet5": LeNet5, "resnet": ResNet18, "mobilenet": MobileNetV2}[name]()
-
-
+# The networks of more than one file: expansion, maps, blocks and the first block's stride of
+# MobileNetV2; maps of the groups of the others, and how many layers or blocks each group has.
 MOBILENET = (
     (1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
     (6, 320, 1, 1),
 )  # fmt: skip
+VGG, VGG_DENSE = ((64, 2), (128, 2), (256, 2)), 256
+CONVNEXT = ((64, 2), (128, 2), (256, 2))
+UNET, UNET_BOTTOM = (32, 64, 128), 256
