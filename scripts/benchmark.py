@@ -90,6 +90,8 @@ class Config:
         steps: whether to measure whole training steps too.
         costs: whether to measure how costs grow with the batch, and what a call costs.
         torch_python: a Python that has PyTorch; by default this one, if it has.
+        cpu_options: whether ours is compiled with `cnnvjp.cpu_compiler_options()`, which switch
+            oneDNN on. Autodiff's is always compiled without, as stock JAX is.
         torch_compile: whether to measure `torch.compile` too, which takes minutes to compile.
         out: the folder for the results, made if need be.
     """
@@ -100,6 +102,7 @@ class Config:
     steps: bool = True
     costs: bool = True
     torch_python: str = sys.executable
+    cpu_options: bool = True
     torch_compile: bool = True
     out: Path = Path("benchmark")
 
@@ -177,7 +180,8 @@ def measure_layers(config: Config, torch: dict[str, Process]) -> Iterator[dict[s
         compiling, temporary, texts = {}, {}, set()
         for name, function in functions.items():
             started = time.perf_counter()
-            compiled = jit(function).lower(*arguments).compile()
+            fast = config.cpu_options and name == OURS
+            compiled = jit(function, fast).lower(*arguments).compile()
             compiling[name] = time.perf_counter() - started
             temporary[name] = getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0)
             runs[name] = timed(functools.partial(compiled, *arguments))
@@ -224,7 +228,9 @@ def measure_steps(config: Config, torch: Iterable[str]) -> Iterator[dict[str, An
                 try:
                     process = step_process(config, side)
                     processes.callback(process.close)
-                    request = dict(side=side, network=dataclasses.asdict(network))
+                    request: dict[str, Any] = dict(side=side, network=dataclasses.asdict(network))
+                    if side in (OURS, EXPLICIT, INJECTION):
+                        request["cpu_options"] = config.cpu_options
                     runs[side], compiling[side] = process.start(**request)
                 except RuntimeError as error:
                     if side == OURS:
@@ -267,7 +273,9 @@ def measure_loops(config: Config) -> Iterator[dict[str, Any]]:
             (OURS, OURS, _in_a_scan), (AUTODIFF, AUTODIFF, _in_a_scan), (UNROLLED, OURS, _unrolled)
         ):  # fmt: skip
             started = time.perf_counter()
-            compiled = jit(functools.partial(accumulate, sides[side])).lower(w, batches).compile()
+            function = functools.partial(accumulate, sides[side])
+            fast = config.cpu_options and side == OURS
+            compiled = jit(function, fast).lower(w, batches).compile()
             compiling[name] = time.perf_counter() - started
             runs[name] = timed(functools.partial(compiled, w, batches))
         times = interleaved(runs, config.seconds)
@@ -293,7 +301,7 @@ def _unrolled(f: Callable[..., Any], w: jax.Array, batches: jax.Array) -> Any:
     return sum(dws), jnp.stack(dxs)
 
 
-def measure_batches(seconds: float) -> dict[str, dict[int, float]]:
+def measure_batches(seconds: float, cpu_options: bool) -> dict[str, dict[int, float]]:
     """Microseconds an image for every pass of a layer of middling size, at growing batches."""
     found: dict[str, dict[int, float]] = {what: {} for what in MIDDLING.passes}
     for what in MIDDLING.passes:
@@ -301,7 +309,7 @@ def measure_batches(seconds: float) -> dict[str, dict[int, float]]:
         for batch in BATCHES:
             layer = dataclasses.replace(MIDDLING, x=(batch, *MIDDLING.x[1:]))
             functions, arguments = layer_functions(layer, what)
-            compiled = jit(functions[OURS]).lower(*arguments).compile()
+            compiled = jit(functions[OURS], cpu_options).lower(*arguments).compile()
             runs[str(batch)] = timed(functools.partial(compiled, *arguments))
         times = interleaved(runs, seconds)
         for batch in BATCHES:
@@ -457,7 +465,7 @@ def main(config: Config) -> None:
     if not rows:
         raise SystemExit(f"--only: got {config.only!r}, which no row contains")
     costs = config.costs and config.wants(KNOWN_SUITE)
-    batches = measure_batches(config.seconds) if costs else {}
+    batches = measure_batches(config.seconds, config.cpu_options) if costs else {}
     calls = measure_calls(config.seconds) if costs else {}
     config.out.mkdir(parents=True, exist_ok=True)
     summary = means(rows)

@@ -23,12 +23,15 @@ EPS = 1e-5
 Function = Callable[..., Any]
 
 
-def jit(function: Function, **options: Any) -> Any:
+def jit(function: Function, cpu_options: bool, **options: Any) -> Any:
     """Where everything that is measured gets compiled, but for the steps of `cnnvjp.train`.
 
-    Options for the compiler would go here.
+    Args:
+        function: what to compile.
+        cpu_options: whether with `cnnvjp.cpu_compiler_options()`.
+        **options: as `jax.jit` has them.
     """
-    return jax.jit(function, **options)
+    return cnnvjp.jit(function, compiler_options=None if cpu_options else {}, **options)
 
 
 def layer_arrays(layer: Layer) -> dict[str, np.ndarray]:

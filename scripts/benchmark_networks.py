@@ -142,13 +142,18 @@ def our_network(name: str) -> cnnvjp.Model:
     return getattr(cnnvjp.models, name)(classes=CLASSES)
 
 
-def our_step(network: Network) -> Run:
+def our_step(network: Network, cpu_options: bool) -> Run:
     """A step of `cnnvjp.train`."""
     x, t = examples(network)
     model, optimizer = our_network(network.name), optax.sgd(0.01, 0.9)
     key = jax.random.key(0)
     state = cnnvjp.train.create(key, model, optimizer, network.image)
-    step = cnnvjp.train.make_train_step(model, cnnvjp.softmax_cross_entropy, optimizer)
+    step = cnnvjp.train.make_train_step(
+        model,
+        cnnvjp.softmax_cross_entropy,
+        optimizer,
+        compiler_options=None if cpu_options else {},
+    )
 
     def run() -> Any:
         nonlocal state
@@ -173,6 +178,7 @@ def examples(network: Network) -> tuple[jax.Array, jax.Array]:
 def flax_step(
     network: Network,
     *,
+    cpu_options: bool = False,
     injected: bool = False,
     rewrite: Callable[..., Any] = lambda loss: loss,
 ) -> Run:
@@ -193,7 +199,7 @@ def flax_step(
         updates, opt_state = optimizer.update(gradients, opt_state, params)
         return (optax.apply_updates(params, updates), rest, opt_state), value
 
-    compiled = jit(step, donate_argnums=0)
+    compiled = jit(step, cpu_options, donate_argnums=0)
     carry = params, rest, optimizer.init(params)
 
     def run() -> Any:
@@ -324,15 +330,15 @@ def flax_network(name: str, *, injected: bool = False) -> Any:
     return networks[name]()
 
 
-def prepare(side: str, network: dict[str, Any]) -> Run:
+def prepare(side: str, network: dict[str, Any], cpu_options: bool = False) -> Run:
     """The step of a network: ours, stock Flax's, or Flax's with one of the two swaps."""
     spec = Network.from_json(network)
     if side == OURS:
-        return our_step(spec)
+        return our_step(spec, cpu_options)
     options: dict[str, dict[str, Any]] = {
         AUTODIFF: {}, EXPLICIT: {"rewrite": cnnvjp.explicit}, INJECTION: {"injected": True}
     }  # fmt: skip
-    return flax_step(spec, **options[side])
+    return flax_step(spec, cpu_options=cpu_options, **options[side])
 
 
 if __name__ == "__main__":
