@@ -145,7 +145,8 @@ def _global_avg_pool(x, size):
 
 def _mean_of_map(x: Array, size: tuple[int, ...]) -> Array:
     spatial = tuple(range(x.ndim - 1 - len(size), x.ndim - 1))
-    return lowering.mean(x, spatial, _positions(size)).astype(x.dtype)
+    mean = lowering.mean(x, lambda wide: jnp.sum(wide, spatial), _positions(size))
+    return mean.astype(x.dtype)
 
 
 def _global_avg_pool_fwd(x, size):

@@ -108,11 +108,11 @@ def batch_norm(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _share_of_mean(x, positions):
-    return lowering.mean(x, _all_but_channels(x), positions)
+    return lowering.mean(x, _sum_positions, positions)
 
 
 def _share_of_mean_fwd(x, positions):
-    return lowering.mean(x, _all_but_channels(x), positions), x  # x for its shape and dtype
+    return lowering.mean(x, _sum_positions, positions), x  # x for its shape and dtype
 
 
 def _share_of_mean_bwd(positions, x, dmean):

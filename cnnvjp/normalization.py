@@ -20,7 +20,7 @@ from cnnvjp._checks.arrays import check_suffix, operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.options import number_option, positive_int
 from cnnvjp._types import widened
-from cnnvjp._windows.axes import broadcast_to, sum_shared
+from cnnvjp._windows.axes import broadcast_to, merge_axes, split_axis, sum_shared
 from cnnvjp._windows.spatial import spatial_rank, spatial_size
 
 # Powers of two keep every step within its dtype's range, and are exact. The difference of a huge x
@@ -256,36 +256,44 @@ def layer_norm(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _group_norm(x, gamma, beta, groups, ndim, eps):
-    return scaled(_normalized_groups(x, *_moments(x, groups, ndim, eps)), gamma, beta)
+    return scaled(normalized(x, *_moments(x, groups, ndim, eps)), gamma, beta)
 
 
 def _moments(x: Array, groups: int, ndim: int, eps: float) -> tuple[Array, Array]:
-    """Mean and 8 · rstd of each group, of shape (*batch, 1, …, groups, 1)."""
-    grouped = _to_groups(x, groups)
-    axes = _axes_of_group(ndim)
-    count = float(max(math.prod(grouped.shape[a] for a in axes), 1))
-    mean = lowering.mean(grouped, axes, count, keepdims=True)
-    squares = mean_squares(grouped, mean, lambda wide: jnp.sum(wide, axes, keepdims=True) / count)
+    """Mean and 8 · rstd of each group, as `_over_group` has them."""
+
+    def sum_of(wide: Array) -> Array:
+        return _over_group(_over_positions(wide, ndim), groups)
+
+    count = _count(x, groups, ndim)
+    mean = lowering.mean(x, sum_of, count)
+    squares = mean_squares(x, mean, lambda wide: sum_of(wide) / count)
     return mean, inverse_deviation(*squares, eps)
 
 
-def _normalized_groups(x: Array, mean: Array, rstd8: Array) -> Array:
-    return normalized(_to_groups(x, mean.shape[-2]), mean, rstd8).reshape(x.shape)
+def _over_positions(x: Array, ndim: int) -> Array:
+    """Sums over the positions of each example, (*batch, 1, …, C)."""
+    return jnp.sum(x, tuple(range(x.ndim - 1 - ndim, x.ndim - 1)), keepdims=True)
 
 
-def _to_groups(x: Array, groups: int) -> Array:
-    """(..., C) -> (..., groups, C // groups)."""
-    return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+def _over_group(sums: Array, groups: int) -> Array:
+    """Sums over the channels of each group: at each of them, or once, (…, 1), of one group."""
+    last = sums.ndim - 1
+    if groups == 1:
+        return jnp.sum(sums, last, keepdims=True)
+    of_group = split_axis(sums, last, (groups, sums.shape[-1] // groups))
+    total = jnp.broadcast_to(jnp.sum(of_group, -1, keepdims=True), of_group.shape)
+    return merge_axes(total, last, 2)
 
 
-def _axes_of_group(ndim: int) -> tuple[int, ...]:
-    """The spatial axes and the last one of (*batch, *spatial, groups, C // groups)."""
-    return (*range(-2 - ndim, -2), -1)
+def _count(x: Array, groups: int, ndim: int) -> float:
+    """P, the entries of a group."""
+    return float(max(math.prod(x.shape[x.ndim - 1 - ndim :]) // groups, 1))
 
 
 def _group_norm_fwd(x, gamma, beta, groups, ndim, eps):
     mean, rstd8 = _moments(x, groups, ndim, eps)
-    y = scaled(_normalized_groups(x, mean, rstd8), gamma, beta)
+    y = scaled(normalized(x, mean, rstd8), gamma, beta)
     return y, (x, gamma, mean, rstd8)  # xhat anew from x, which is smaller in 16 bits
 
 
@@ -295,20 +303,23 @@ def _group_norm_bwd(groups, ndim, eps, residuals, dy):
     #     rstd = (var + eps)^(−½),    var = Σ (x − mean)² / P,
     # and x acts on xhat along three ways. What each passes on to x:
     #     1. directly:      rstd · v
-    #     2. through mean:  −mean(rstd · v), as ∂mean/∂x = 1/P
-    #     3. through var:   −rstd · xhat · mean(v · xhat), as ∂var/∂x = 2 (x − mean) / P
+    #     2. through mean:  −Σ (rstd · v) / P, as ∂mean/∂x = 1/P
+    #     3. through var:   −rstd · xhat · Σ (v · xhat) / P, as ∂var/∂x = 2 (x − mean) / P
     #                       and ∂rstd/∂var = −½ rstd³
     # They cancel in part: they are added up before they are rounded.
     x, gamma, mean, rstd8 = residuals  # mean and 8 · rstd in at least float32
+    P = _count(x, groups, ndim)
     wide_dy = widened(dy)
-    xhat = normalized(_to_groups(x, groups), mean, rstd8)
-    dgamma = sum_shared(wide_dy * xhat.reshape(x.shape), gamma)  # ∂y/∂gamma = xhat
-    dbeta = sum_shared(wide_dy, gamma)  # ∂y/∂beta = 1
-    v = _to_groups(per_channel(gamma, x) * wide_dy, groups)  # 1
-    axes = _axes_of_group(ndim)
-    through_mean = jnp.mean(v, axes, keepdims=True)  # 2
-    through_var = xhat * jnp.mean(v * xhat, axes, keepdims=True)  # 3
-    dx = (rstd8 / 8 * (v - through_mean - through_var)).reshape(x.shape)
+    xhat = normalized(x, mean, rstd8)
+    scale = per_channel(gamma, x)
+    of_xhat = _over_positions(wide_dy * xhat, ndim)
+    of_one = _over_positions(wide_dy, ndim)
+    dgamma = sum_shared(of_xhat, gamma)  # ∂y/∂gamma = xhat
+    dbeta = sum_shared(of_one, gamma)  # ∂y/∂beta = 1
+    v = scale * wide_dy  # 1
+    through_mean = _over_group(scale * of_one, groups) / P  # 2
+    through_var = xhat * (_over_group(scale * of_xhat, groups) / P)  # 3
+    dx = rstd8 / 8 * (v - through_mean - through_var)
     return dx.astype(x.dtype), dgamma, dbeta
 
 

@@ -6,6 +6,7 @@ What lies below knows neither rules nor the names of paddings.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -100,25 +101,22 @@ def kernel_gradient(
     return fastest(plain, {"cpu": on_cpu}, out, x, dy, of_integers=of_integers)
 
 
-def mean(x: jax.Array, axes: tuple[int, ...], count: float, *, keepdims: bool = False) -> jax.Array:
-    """The sum over some axes by a count that is no smaller, in at least float32.
+def mean(x: jax.Array, sum_of: Callable[[jax.Array], jax.Array], count: float) -> jax.Array:
+    """A sum by a count that is no smaller, in at least float32.
 
     A sum may be infinite whose mean is not: then every number is scaled first.
 
     Args:
         x: an array.
-        axes: those summed over.
+        sum_of: sums it, wide enough already.
         count: what the sum is divided by, at least the number of its terms.
-        keepdims: whether the axes stay, with the size 1.
     """
     part = shrinking(count, x.dtype)
-
-    def total(x: jax.Array) -> jax.Array:
-        return jnp.sum(widened(x), axes, keepdims=keepdims)
-
     if part == 1:
-        return total(x) / count
-    whole, small = beside_overflow(total, lambda x: total(widened(x) * part), lambda s: s * part, x)
+        return sum_of(widened(x)) / count
+    whole, small = beside_overflow(
+        lambda x: sum_of(widened(x)), lambda x: sum_of(widened(x) * part), lambda s: s * part, x
+    )
     return jnp.where(jnp.isfinite(whole), whole / count, small / (count * part))
 
 
