@@ -16,7 +16,7 @@ from cnnvjp._checks.arrays import integer_operand, number_operand, operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.options import axes_option
 from cnnvjp._types import is_integer, unify_layout, unify_varying, widened
-from cnnvjp.softmax_activations import log_sum_of_powers, shares_less
+from cnnvjp.softmax_activations import log_sum_of_powers, shares_less, to_the_last_place
 
 # ------------------------------------------------------------------------------------------
 # half_squared_error
@@ -166,7 +166,7 @@ def _normalizer(logits: Array) -> tuple[Array, Array]:
     """
     x = widened(logits)
     largest = lax.stop_gradient(jnp.max(x, -1, keepdims=True))
-    return largest, log_sum_of_powers(x - largest, -1)
+    return largest, log_sum_of_powers(x - largest, -1, to_the_last_place(logits))
 
 
 def _log_p(logits: Array, largest: Array, log_sum: Array) -> Array:
@@ -194,7 +194,9 @@ def _softmax_cross_entropy_bwd(residuals, dE):
     log_p = _log_p(logits, largest, log_sum)
     t, dE = widened(labels), widened(dE)[..., None]
     # ∂E/∂x_i = −Σ_j t_j ∂(log p_j)/∂x_i = −Σ_j t_j · ((i = j) − p_i)
-    dlogits = shares_less(log_p, jnp.sum(t, -1, keepdims=True), t, -1) * dE
+    dlogits = (
+        shares_less(log_p, jnp.sum(t, -1, keepdims=True), t, -1, to_the_last_place(logits)) * dE
+    )
     dlabels = -_without_masked(log_p, labels) * dE  # ∂E/∂t = −log p
     return dlogits.astype(logits.dtype), dlabels.astype(labels.dtype)
 
@@ -208,9 +210,9 @@ def _index_cross_entropy(logits, labels):
 
 
 def _surprise(logits: Array, labels: Array, largest: Array, log_sum: Array) -> Array:
-    log_p = _log_p(logits, largest, log_sum)
-    chosen = jnp.sum(jnp.where(_is_label(labels, logits), log_p, 0), -1)
     known = (labels >= 0) & (labels < logits.shape[-1])
+    index = jnp.where(known, labels, 0)[..., None]
+    chosen = _log_p(jnp.take_along_axis(logits, index, -1), largest, log_sum)[..., 0]
     return jnp.where(known, -chosen, jnp.nan).astype(logits.dtype)
 
 
@@ -232,7 +234,7 @@ def _index_cross_entropy_bwd(residuals, dE):
     log_p = _log_p(logits, largest, log_sum)
     t = _is_label(labels, logits).astype(log_p.dtype)
     # −∂(log p at the label)/∂logits = p − t
-    dlogits = shares_less(log_p, 1, t, -1) * widened(dE)[..., None]
+    dlogits = shares_less(log_p, 1, t, -1, to_the_last_place(logits)) * widened(dE)[..., None]
     return dlogits.astype(logits.dtype), None  # an index has no gradient
 
 
