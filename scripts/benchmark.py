@@ -66,6 +66,8 @@ TORCH_SCRIPT = Path(__file__).with_name("benchmark_torch.py")
 STEP_SCRIPT = Path(__file__).with_name("benchmark_networks.py")
 HUGE_PAGES = Path(__file__).parents[1] / "cnnvjp" / "training" / "huge_pages.py"
 ROUNDS_AT_LEAST = 5
+TURN = 0.1  # seconds
+RUNS_AT_MOST = 30
 TORCH, COMPILED, UNROLLED = "torch", "torch_compile", "unrolled"
 KNOWN_SUITE, UNSEEN_SUITE = "known", "unseen"
 
@@ -130,17 +132,19 @@ def timed(run: Run) -> Run:
 def interleaved(runs: dict[str, Run], seconds: float) -> dict[str, np.ndarray]:
     """Seconds of every run: one of each in turn, until the time is up.
 
-    Each round begins with another one: what follows a foreign process finds its caches cold.
+    Each round begins with another one. A turn is as many runs as take `TURN` together, of which the
+    median counts: the first after another process finds its caches cold and its cores asleep, and
+    takes up to twice as long.
     """
-    for run in runs.values():
-        run()
+    turns = {name: 1 + int(TURN / max(run() and run(), 1e-4)) for name, run in runs.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
     started = time.perf_counter()
     round = 0
     while time.perf_counter() - started < seconds or round < ROUNDS_AT_LEAST:
         first = round % len(runs)
         for name in [*runs, *runs][first : first + len(runs)]:
-            times[name].append(runs[name]())
+            found = [runs[name]() for _ in range(min(turns[name], RUNS_AT_MOST))]
+            times[name].append(float(np.median(found)))
         round += 1
     return {name: np.array(values) for name, values in times.items()}
 
