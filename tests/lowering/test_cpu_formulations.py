@@ -105,8 +105,8 @@ CASES = [
     ((2, 9, 8, 3), (3, 3, 3, 4), 1, dict(stride=2, padding=1), "ft-"),
     ((2, 11, 13, 3), (7, 7, 3, 4), 1, dict(stride=2, padding=3), "-t-"),
     ((2, 11, 13, 2), (5, 3, 2, 4), 1, dict(stride=(3, 1), padding=((-1, 2), (0, -2))), "ft-"),
-    ((2, 10, 15, 20), (5, 5, 20, 4), 1, dict(stride=5), "-t-"),
-    ((2, 9, 14, 2), (3, 4, 2, 4), 1, dict(stride=(4, 5)), "ft-"),
+    ((2, 10, 15, 20), (5, 5, 20, 4), 1, dict(stride=5), "-tm"),
+    ((2, 9, 14, 2), (3, 4, 2, 4), 1, dict(stride=(4, 5)), "ftm"),
     # large: blocks of images
     ((40, 224, 220, 1), (2, 1, 1, 1), 1, dict(), "f-q"),
     ((48, 320, 132, 1), (3, 3, 1, 4), 1, dict(stride=2, padding=1), "ftq"),
@@ -120,7 +120,7 @@ CASES = [
     ((3, 9, 70, 1), (5, 5, 1, 6), 1, dict(), "f--"),
     ((2, 9, 8, 3), (1, 2, 3, 4), 1, dict(stride=(3, 1)), "f--"),
     ((2, 9, 8, 16), (3, 3, 16, 4), 1, dict(stride=2, padding=1), "---"),
-    ((1, 24, 22, 16), (2, 3, 16, 4), 1, dict(stride=(2, 3)), "---"),
+    ((1, 24, 22, 16), (2, 3, 16, 4), 1, dict(stride=(2, 3)), "--m"),
     ((2, 9, 8, 3), (3, 3, 3, 4), 1, dict(stride=2, dilation=2, padding=1), "f--"),
     ((2, 9, 8, 16), (3, 3, 16, 4), 1, dict(padding=1), "---"),
     # few channels a group, and more phases than are worth compiling
@@ -140,8 +140,8 @@ CASES = [
 # Where one choice ends and the next begins, axis by axis: of these only the choice is asked for
 EDGES = [
     # strides of one axis alone
-    ((2, 9, 10, 1), (3, 3, 1, 32), 1, dict(stride=(1, 2)), "ft-"),
-    ((2, 9, 10, 1), (3, 3, 1, 32), 1, dict(stride=(2, 1)), "ft-"),
+    ((2, 9, 10, 1), (3, 3, 1, 32), 1, dict(stride=(1, 2)), "ftm"),
+    ((2, 9, 10, 1), (3, 3, 1, 32), 1, dict(stride=(2, 1)), "ftm"),
     ((2, 9, 10, 6), (5, 5, 6, 4), 1, dict(stride=(1, 2)), "-t-"),
     ((2, 9, 10, 6), (5, 5, 6, 4), 1, dict(stride=(2, 1)), "-t-"),
     ((1, 24, 22, 16), (4, 1, 16, 4), 1, dict(stride=(3, 1)), "-s-"),
@@ -189,6 +189,12 @@ EDGES = [
     ((2, 9, 10, 2), (3, 3, 2, 32), 1, dict(), "f-m"),
     ((2, 9, 10, 2), (5, 2, 2, 32), 1, dict(), "f--"),
     ((2, 9, 10, 2), (3, 3, 2, 31), 1, dict(), "f--"),
+    ((1, 40, 1), (16, 1, 32), 1, dict(stride=8), "f-m"),
+    # patches side by side
+    ((1, 9, 9, 16), (2, 2, 16, 4), 1, dict(stride=2), "--m"),
+    ((1, 9, 9, 16), (3, 2, 16, 4), 1, dict(stride=2), "---"),
+    ((1, 6, 9, 9, 4), (2, 2, 2, 4, 4), 1, dict(stride=2), "vvm"),
+    ((1, 12, 12, 16), (12, 11, 16, 4), 1, dict(stride=12), "-t-"),
     # products of an output, input channels
     ((1, 13, 14, 1), (8, 8, 1, 4), 1, dict(), "fnn"),
     ((1, 13, 14, 1), (13, 5, 1, 4), 1, dict(), "nnn"),

@@ -345,10 +345,10 @@ def test_steps_before_and_after_each_swap(benchmark, networks, monkeypatch, caps
         def close(self):
             pass
 
-        def start(self, side, network):
+        def start(self, side, network, cpu_options=False):
             if side == benchmark.TORCH:
                 raise RuntimeError("no such library")
-            run = networks.prepare(side, network)
+            run = networks.prepare(side, network, cpu_options)
             losses[side] = [float(run()[1]) for _ in range(3)]
             return benchmark.timed(run), 1.0
 

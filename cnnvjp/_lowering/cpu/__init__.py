@@ -78,8 +78,9 @@ _MOST_BATCHES = 16  # each is compiled
 # 1.7 → 1.8; 5×5 3.2 → 3.9.
 _PRODUCTS = 64
 _COLOURS = 3  # input channels up to which they do. 3×3, 4 → 32: 2.5 → 2.3
-# Channels of a patch, up to which a matrix of patches wins. Kernel gradient, 3×3 at 64×28×28: 2 →
-# 32 1.2 → 2.5; 4 → 32 3.0 → 2.5.
+# Channels of a patch, up to which a matrix of patches wins where they overlap. Kernel gradient, 3×3
+# at 64×28×28: 2 → 32 1.2 → 2.5; 4 → 32 3.0 → 2.5. Side by side they always do: 2×2 s2, 128 → 256 at
+# 4×56×56 7.4 → 10.4; 4×4 s4, 3 → 96 at 8×224×224 2.5 → 6.7.
 _NARROW = 18
 _WIDE = 32  # output channels from which it does. 1 → 32 0.8 → 1.9; 1 → 16 0.8 → 0.8
 # With oneDNN: pixels of dy up to which it computes kernel gradients. 3×3: 256 maps of 64×8×8
@@ -196,6 +197,11 @@ def kernel_gradient(
         return functools.partial(
             dense.pointwise_kernel_gradient, window=window, precision=precision
         )
+    narrow = window.taps * x.shape[-1] <= _NARROW and dy.shape[-1] >= _WIDE
+    if narrow or _side_by_side(window):
+        return functools.partial(
+            dense.kernel_gradient_of_patches, window=window, precision=precision
+        )
     if _has_depth(window):
         planes = _each(kernel_gradient, volumes.plane_window(window), precision)
         return functools.partial(volumes.kernel_gradient, window=window, planes=planes)
@@ -207,11 +213,6 @@ def kernel_gradient(
         return plain
     if _for_onednn(x, dy) and math.prod(window.output_size) <= _SMALL_MAP:
         return functools.partial(onednn.kernel_gradient, window=window, precision=precision)
-    patch = window.taps * x.shape[-1]
-    if set(window.stride) == {1} and patch <= _NARROW and dy.shape[-1] >= _WIDE:
-        return functools.partial(
-            dense.kernel_gradient_of_patches, window=window, precision=precision
-        )
     batches = _batches(dy)
     if REREADS and batches > 1:
         return functools.partial(
@@ -300,6 +301,12 @@ def _has_few_taps(window: Window) -> bool:
         return window.taps <= _MOST_TAPS
     low = window.output_size[-2] <= _LOW
     return window.taps <= _FEW_TAPS or (low and window.taps <= _UNROLLED_TAPS)
+
+
+def _side_by_side(window: Window) -> bool:
+    """Whether no pixel is in two patches: together they are no larger than the image."""
+    apart = all(k <= s for k, s in zip(window.size, window.stride, strict=True))
+    return apart and window.taps <= _MOST_TAPS
 
 
 def _overlap(window: Window) -> bool:

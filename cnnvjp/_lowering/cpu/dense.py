@@ -123,7 +123,7 @@ def kernel_gradient_in_batches(
 def kernel_gradient_of_patches(
     x: jax.Array, dy: jax.Array, window: Window, precision: Precision
 ) -> jax.Array:
-    """Few channels and taps: the patches' entries, side by side, times dy.
+    """Few channels and taps, or patches that do not overlap: their entries, side by side, times dy.
 
     XLA makes a convolution of it that has hardly an image to slide over.
     """
