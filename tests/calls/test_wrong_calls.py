@@ -212,6 +212,7 @@ WRONG = [
     ("scale", dict(b=1e39, z=X.astype("bfloat16")), ValueError, r"^b: got 1e\+39, which bfloat16 cannot hold"),
     ("dense", dict(x=C[:3]), ValueError, r"^x: got the shape \(3,\); for w of shape \(4, 6\) it is \(\*batch, 4\)$"),
     ("dense", dict(w=X), ValueError, r"^w: got the shape \(2, 6, 6, 4\); it must be \(n_in, n_out\)$"),
+    ("dense", dict(b=jnp.ones(7)), ValueError, r"^b: got the shape \(7,\); for w of shape \(4, 6\) it is \(6,\)$"),
     ("dense", dict(b=X), ValueError, r"^b: got the shape \(2, 6, 6, 4\); for w of shape \(4, 6\) it is \(6,\)$"),
     ("prelu", dict(slope=X), ValueError, r"^slope: got the shape \(2, 6, 6, 4\); for x of shape \(2, 6, 6, 4\) it must be \(\) or \(4,\)$"),
     ("standardize", dict(std=ROWS), ValueError, r"^std: got the shape \(2, 3\); .* it must be tied, \(\), \(4,\), or untied"),

@@ -21,7 +21,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cnnvjp import conv, conv_kernel_grad, conv_transpose, equations, prelu
+from cnnvjp import conv, conv_kernel_grad, conv_transpose, equations, prelu, relu
 from cnnvjp.affine import add_bias, dense, flatten, scale, unflatten
 
 
@@ -88,6 +88,17 @@ def test_flatten_and_unflatten(rng, order, shape, ndim):
     v = normal(rng, *forward(x).shape)
     check_first_order(back, lambda v: jax.vjp(reference, x)[1](v)[0], v)
     check_adjoint(rng, forward, back, shape)
+
+
+def test_numbers_that_jax_made_arrays_of(rng):
+    """As `jax.grad(f)(2)` and `jax.jit` do: they take the dtype of the arrays beside them."""
+    z = normal(rng, 3, dtype="float32")
+    for number in (2, 2.0):
+        y = jax.jit(scale)(z, number)
+        assert y.dtype == z.dtype
+        assert_close(y, 2 * z)
+    with pytest.raises(TypeError, match="^x: got an array of int"):
+        jax.jit(relu)(2)
 
 
 def test_second_order(rng):

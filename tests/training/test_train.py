@@ -223,6 +223,15 @@ def test_loss_for_each_position(rng):
     assert_close(train_state.params, (t - x).sum(0) / (4 * 9))
 
 
+def test_accuracy_of_each_position(rng):
+    """Labels of pixels count as those of images do."""
+    model = Model(lambda key, shape: ({}, {}), lambda params, state, x, **_: (x, state))
+    x, t = normal(rng, 4, 3, 5, 7), rng.integers(7, size=(4, 3, 5))
+    train_state = train.create(KEY, model, optax.sgd(1.0), (3, 5, 7))
+    metrics = train.make_eval_step(model, softmax_cross_entropy)(train_state, (x, t))
+    assert metrics["accuracy"] == pytest.approx(np.mean(np.argmax(x, -1) == t))
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_low_precision(rng, dtype):
     """Parameters and state keep their dtype; metrics are at least float32."""

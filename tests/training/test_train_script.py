@@ -161,6 +161,19 @@ def test_autoencoder(run, capsys, tmp_path):
     assert "conv_transpose4/w" in np.load(folder / "params.npz")
 
 
+def test_what_an_autoencoder_is_measured_by():
+    """An image whose white is 1: reconstructed as it is, nothing is lost."""
+    images = np.random.default_rng(0).integers(256, size=(3, 16, 16, 1), dtype=np.uint8)
+    task = tasks.make_task(config.Config(model="autoencoder"))
+    outputs, labels = images.astype("float32") / 255, np.zeros(3, "int32")
+    assert tasks.measured(task, outputs, images, labels)["loss"] == 0
+
+
+def test_a_resnet_has_a_depth():
+    assert config.resolved(config.Config(model="resnet")).depth == 8
+    assert config.resolved(config.Config()).depth is None
+
+
 def test_order_of_the_batches():
     """Every image at most once in an epoch, in full batches, each time in another order."""
     part = formats.Part(np.arange(83), np.arange(83))

@@ -480,6 +480,9 @@ def test_evaluation_prediction_and_export(run, capsys, monkeypatch, tmp_path):
     assert printed.startswith("textbook, after 9 steps, on 40 test images\n")
     assert f"loss: {last['test_loss']:.5f}\n" in printed
     assert f"accuracy: {last['test_accuracy']:.2%}\n" in printed
+    counts = re.findall(r"^ {4}\w+ +(\d+) of +(\d+)$", printed, re.MULTILINE)
+    right, total = np.sum(np.array(counts, int), 0)
+    assert total == 40 and right / total == pytest.approx(last["test_accuracy"])
     header, *rows = (tmp_path / "test.csv").read_text().splitlines()
     assert header == "image,label,prediction,probability" and len(rows) == 40
     right = [row.split(",")[1] == row.split(",")[2] for row in rows]
