@@ -94,7 +94,7 @@ def jit(
         **options: as `jax.jit` has them.
 
     Returns:
-        The compiled function, with the method `lower` of `jax.jit`'s.
+        The compiled function, with the methods of `jax.jit`'s; `trace` is without the options.
 
     Raises:
         TypeError: if fun is none.
@@ -137,6 +137,8 @@ def jit(
 
     for method in ("lower", "_cache_size"):
         setattr(run, method, functools.partial(in_context, method))
+    for method in ("trace", "eval_shape", "clear_cache"):  # `jax.export` takes what is traced
+        setattr(run, method, getattr(plain, method))  # elsewhere, to compilers without oneDNN
     return run
 
 

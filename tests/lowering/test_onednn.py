@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -116,6 +117,14 @@ def test_jit_is_part_of_what_is_around_it(rng):
     assert cnnvjp.jit(lambda x: x, compiler_options={}).lower(x).compile() is not None
     with pytest.raises(TypeError, match="^fun: got int; it must be a function$"):
         cnnvjp.jit(3)
+
+
+@pytest.mark.versions
+def test_an_exported_program_is_for_any_compiler(rng):
+    x, w = normal(rng, 1, 8, 8, 4).astype("float32"), normal(rng, 3, 3, 4, 4).astype("float32")
+    exported = jax.export.export(cnnvjp.jit(conv))(x, w)
+    assert "1x1x8x8x4" not in exported.mlir_module()
+    assert_close(exported.call(x, w), conv(x, w), tolerance=1e-5)
 
 
 @pytest.mark.versions
