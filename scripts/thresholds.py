@@ -47,6 +47,7 @@ class Row:
         what: the pass that is measured.
         options: of the operation.
         operation: which one.
+        onednn: whether it decides where programs are compiled with oneDNN.
     """
 
     module: str
@@ -58,6 +59,7 @@ class Row:
     what: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     operation: str = "conv"
+    onednn: bool = False
 
     @property
     def layer(self) -> str:
@@ -77,6 +79,7 @@ def same(kernel: int, **options: Any) -> dict[str, Any]:
 D64, D240 = same(3, groups=64), same(5, groups=240)
 G32 = same(3, groups=32)
 S1, DILATED, FINE = {"stride": 1}, {"dilation": 2}, {"antialias": True}
+S1P2 = S1 | {"padding": 2}
 
 ROWS = (
     Row(CPU, "_MOST_TAPS", 0, (8, 28, 28, 64), (11, 11), 64, FORWARD, same(11, groups=64)),
@@ -108,6 +111,10 @@ ROWS = (
     Row(CPU, "_NARROW", 99, (64, 28, 28, 4), (3, 3), 32, KERNEL, same(3)),
     Row(CPU, "_WIDE", 99, (64, 28, 28, 1), (3, 3), 32, KERNEL, same(3)),
     Row(CPU, "_WIDE", 8, (64, 28, 28, 1), (3, 3), 16, KERNEL, same(3)),
+    Row(CPU, "_SMALL_MAP", 0, (64, 8, 8, 256), (3, 3), 256, KERNEL, same(3), onednn=True),
+    Row(CPU, "_SMALL_MAP", 0, (16, 14, 14, 512), (3, 3), 512, KERNEL, same(3), onednn=True),
+    Row(CPU, "_SMALL_MAP", 256, (64, 16, 16, 128), (3, 3), 128, KERNEL, same(3), onednn=True),
+    Row(CPU, "_SMALL_MAP", 1024, (64, 32, 32, 64), (3, 3), 64, KERNEL, same(3), onednn=True),
     Row(DEPTHWISE, "TOGETHER", 9, (16, 28, 28, 240), (5, 5), 240, FORWARD, D240),
     Row(DEPTHWISE, "TOGETHER", 49, (16, 28, 28, 240), (7, 7), 240, FORWARD, same(7, groups=240)),
     Row(DEPTHWISE, "_TERMS", 36, (16, 56, 56, 64), (3, 3), 64, KERNEL, D64),
@@ -124,6 +131,8 @@ ROWS = (
     Row(GROUPED, "_MOST", 8, (8, 14, 14, 512), (3, 3), 512, FORWARD, G32),
     Row(TAPS, "_TOGETHER", 25, (8, 56, 56, 64), (5, 5), 0, BOTH, S1, "max_pool"),
     Row(TAPS, "_TOGETHER", 8, (8, 56, 56, 64), (3, 3), 0, BOTH, S1, "max_pool"),
+    Row("max_pooling", "_TOGETHER", 16, (16, 14, 14, 512), (5, 5), 0, BOTH, S1P2, "max_pool"),
+    Row("max_pooling", "_TOGETHER", 16, (8, 20, 20, 256), (7, 7), 0, BOTH, S1P2, "max_pool"),
     Row(TAPS, "_UNROLLED", 16, (8, 56, 56, 64), (4, 8), 0, BOTH, DILATED, "sum_pool"),
     Row(TILES, "_MOST_TERMS", 0, (8, 56, 56, 64), (3, 3), 0, BOTH, {"stride": 2}, "max_pool"),
     Row(MATRICES, "_LONGEST_WRITTEN_OUT", 64, (8, 224, 224, 3), (28, 28), 0, BOTH, FINE, "resize"),
@@ -182,7 +191,9 @@ def compiled(row: Row, value: float | None) -> tuple[Function, float]:
         jax.clear_caches()  # choices are part of traced programs
         function, arguments = function_of(row)
         start = time.perf_counter()
-        program = jax.jit(function).lower(*arguments).compile()
+        options: dict[str, Any] | None = None if row.onednn else {}
+        fast: Any = cnnvjp.jit(function, compiler_options=options)
+        program = fast.lower(*arguments).compile()
         seconds = time.perf_counter() - start
     finally:
         setattr(module, row.constant, own)

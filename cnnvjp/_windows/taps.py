@@ -58,7 +58,7 @@ def stack_taps(window: Window, term: Callable[[Tap], jax.Array]) -> jax.Array:
     return lax.map(lambda i: term(_nth_tap(window, i)), jnp.arange(window.taps, dtype=jnp.int32))
 
 
-def separated(window: Window, together: int = _TOGETHER) -> tuple[Window, ...]:
+def separated(window: Window, together: int | None = None) -> tuple[Window, ...]:
     """Windows to be applied one after the other in place of a window of many taps.
 
     One for each axis, the last axis first: together they have k₀ + k₁ taps, not k₀ · k₁. The
@@ -66,9 +66,9 @@ def separated(window: Window, together: int = _TOGETHER) -> tuple[Window, ...]:
 
     Args:
         window: all of it.
-        together: how many taps are few.
+        together: how many taps are few, `_TOGETHER` by default.
     """
-    if window.taps <= together:
+    if window.taps <= (_TOGETHER if together is None else together):
         return (window,)
     parts: list[Window] = []
     size = window.input_size
