@@ -66,8 +66,7 @@ TORCH_SCRIPT = Path(__file__).with_name("benchmark_torch.py")
 STEP_SCRIPT = Path(__file__).with_name("benchmark_networks.py")
 HUGE_PAGES = Path(__file__).parents[1] / "cnnvjp" / "training" / "huge_pages.py"
 ROUNDS_AT_LEAST = 5
-TURN = 0.1  # seconds
-RUNS_AT_MOST = 30
+RUNS_AT_MOST = 100  # in one turn
 TORCH, COMPILED, UNROLLED = "torch", "torch_compile", "unrolled"
 KNOWN_SUITE, UNSEEN_SUITE = "known", "unseen"
 
@@ -129,21 +128,31 @@ def timed(run: Run) -> Run:
     return lambda: _seconds(run)
 
 
-def interleaved(runs: dict[str, Run], seconds: float) -> dict[str, np.ndarray]:
+def interleaved(
+    runs: dict[str, Run], seconds: float, turn: float = 0.1, at_least: int = 1
+) -> dict[str, np.ndarray]:
     """Seconds of every run: one of each in turn, until the time is up.
 
-    Each round begins with another one. A turn is as many runs as take `TURN` together, of which the
-    median counts: the first after another process finds its caches cold and its cores asleep, and
-    takes up to twice as long.
+    Each round begins with another one. Of a turn's runs the median counts: the first after another
+    process finds its caches cold, and its memory may have been taken away while it was idle.
+
+    Args:
+        runs: what to measure.
+        seconds: for all of it.
+        turn: seconds that a turn's runs take together, about.
+        at_least: how many they are at the least.
     """
-    turns = {name: 1 + int(TURN / max(run() and run(), 1e-4)) for name, run in runs.items()}
+    turns = {}
+    for name, run in runs.items():
+        run()
+        turns[name] = min(max(at_least, 1 + int(turn / max(run(), 1e-4))), RUNS_AT_MOST)
     times: dict[str, list[float]] = {name: [] for name in runs}
     started = time.perf_counter()
     round = 0
     while time.perf_counter() - started < seconds or round < ROUNDS_AT_LEAST:
         first = round % len(runs)
         for name in [*runs, *runs][first : first + len(runs)]:
-            found = [runs[name]() for _ in range(min(turns[name], RUNS_AT_MOST))]
+            found = [runs[name]() for _ in range(turns[name])]
             times[name].append(float(np.median(found)))
         round += 1
     return {name: np.array(values) for name, values in times.items()}
@@ -240,7 +249,8 @@ def measure_steps(config: Config, torch: Iterable[str]) -> Iterator[dict[str, An
                     if side == OURS:
                         raise
                     put(f"{network.name}, {side}: {error}")
-            times = interleaved(runs, 3 * config.seconds) if runs else {}
+            seconds = 3 * config.seconds
+            times = interleaved(runs, seconds, turn=1.0, at_least=3) if runs else {}
         labels = {"suite": KNOWN_SUITE, "network": network.name, "layer": f"batch {network.batch}"}
         for family, sides in wanted.items():
             if sides[OURS] in times:
