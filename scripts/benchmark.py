@@ -250,7 +250,8 @@ def measure_steps(config: Config, torch: Iterable[str]) -> Iterator[dict[str, An
                         raise
                     put(f"{network.name}, {side}: {error}")
             seconds = 3 * config.seconds
-            times = interleaved(runs, seconds, turn=1.0, at_least=3) if runs else {}
+            turn = min(1.0, config.seconds)
+            times = interleaved(runs, seconds, turn, at_least=3) if runs else {}
         labels = {"suite": KNOWN_SUITE, "network": network.name, "layer": f"batch {network.batch}"}
         for family, sides in wanted.items():
             if sides[OURS] in times:
