@@ -26,7 +26,8 @@ def cpu_compiler_options() -> dict[str, bool]:
     """XLA's options with which this library's operations run fastest on CPUs.
 
     They are those that switch oneDNN on, for `jax.jit(..., compiler_options=...)`. With them
-    alone the formulations stay those of a program without: `cnnvjp.jit` chooses them anew.
+    alone the formulations stay those of a program without: `cnnvjp.jit` chooses them anew. JAX
+    0.12 cannot keep such programs in its persistent compilation cache, and warns where it is used.
 
     Returns:
         The options if this jaxlib has oneDNN, as 0.12 has for x86-64; else {}.

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
@@ -27,6 +28,8 @@ def start_jax(config: Config) -> None:
     Args:
         config: the options.
     """
+    if config.onednn:  # whose programs JAX cannot keep in its persistent cache, and says so
+        warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
     simulated = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
     if config.devices > max(1, simulated):
         # Accelerators are as many as there are, and so is everything once JAX has begun.
