@@ -119,7 +119,8 @@ def jit(
             given = cpu_compiler_options() if jax.default_backend() == "cpu" else {}
         if not given:
             return plain, False
-        with_onednn = ONEDNN.items() <= given.items()
+        # Without oneDNN its formulations are far slower, whatever the options say.
+        with_onednn = ONEDNN.items() <= given.items() and _has_onednn()
         return jax.jit(fun, compiler_options=dict(given), **options), with_onednn
 
     @functools.wraps(fun)

@@ -120,6 +120,14 @@ def test_jit_is_part_of_what_is_around_it(rng):
         cnnvjp.jit(3)
 
 
+def test_options_without_onednn_change_no_formulation(rng, monkeypatch):
+    """A jaxlib may take the options, as that of JAX 0.10 does, and have nothing behind them."""
+    monkeypatch.setattr("cnnvjp.compiling._has_onednn", lambda: False)
+    x, w = normal(rng, 1, 8, 8, 4).astype("float32"), normal(rng, 3, 3, 4, 4).astype("float32")
+    lowered = cnnvjp.jit(conv, compiler_options=ONEDNN).lower(x, w)
+    assert "1x1x8x8x4" not in lowered.as_text()
+
+
 @pytest.mark.versions
 def test_an_exported_program_is_for_any_compiler(rng):
     x, w = normal(rng, 1, 8, 8, 4).astype("float32"), normal(rng, 3, 3, 4, 4).astype("float32")
