@@ -286,6 +286,13 @@ def _over_group(sums: Array, groups: int) -> Array:
     return merge_axes(total, last, 2)
 
 
+def _weighted_over_group(sums: Array, scale: Array, groups: int) -> Array:
+    """`_over_group` of sums times a number per channel."""
+    if groups == 1:
+        return lowering.weighted_sum(sums, scale)
+    return _over_group(broadcast_to(scale, sums) * sums, groups)
+
+
 def _count(x: Array, groups: int, ndim: int) -> float:
     """P, the entries of a group."""
     return float(max(math.prod(x.shape[x.ndim - 1 - ndim :]) // groups, 1))
@@ -309,16 +316,15 @@ def _group_norm_bwd(groups, ndim, eps, residuals, dy):
     # They cancel in part: they are added up before they are rounded.
     x, gamma, mean, rstd8 = residuals  # mean and 8 · rstd in at least float32
     P = _count(x, groups, ndim)
-    wide_dy = widened(dy)
+    wide_dy, scale = widened(dy), widened(gamma)
     xhat = normalized(x, mean, rstd8)
-    scale = per_channel(gamma, x)
     of_xhat = _over_positions(wide_dy * xhat, ndim)
     of_one = _over_positions(wide_dy, ndim)
     dgamma = sum_shared(of_xhat, gamma)  # ∂y/∂gamma = xhat
     dbeta = sum_shared(of_one, gamma)  # ∂y/∂beta = 1
-    v = scale * wide_dy  # 1
-    through_mean = _over_group(scale * of_one, groups) / P  # 2
-    through_var = xhat * (_over_group(scale * of_xhat, groups) / P)  # 3
+    v = broadcast_to(scale, x) * wide_dy  # 1
+    through_mean = _weighted_over_group(of_one, scale, groups) / P  # 2
+    through_var = xhat * (_weighted_over_group(of_xhat, scale, groups) / P)  # 3
     dx = rstd8 / 8 * (v - through_mean - through_var)
     return dx.astype(x.dtype), dgamma, dbeta
 

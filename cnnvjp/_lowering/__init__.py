@@ -26,6 +26,7 @@ __all__ = [
     "mean",
     "spread_over_windows",
     "sum_over_windows",
+    "weighted_sum",
 ]
 
 
@@ -118,6 +119,16 @@ def mean(x: jax.Array, sum_of: Callable[[jax.Array], jax.Array], count: float) -
         lambda x: sum_of(widened(x)), lambda x: sum_of(widened(x) * part), lambda s: s * part, x
     )
     return jnp.where(jnp.isfinite(whole), whole / count, small / (count * part))
+
+
+def weighted_sum(x: jax.Array, w: jax.Array) -> jax.Array:
+    """y[...] = Σ over c of x[..., c] w[c], in x's dtype, with an axis of size 1 in place of c's.
+
+    Args:
+        x: an array, (..., C).
+        w: weights, (C,), of x's dtype.
+    """
+    return fastest(xla.weighted_sum, {"cpu": cpu.weighted_sum}, ArrayType(x.dtype), x, w)
 
 
 def sum_over_windows(x: jax.Array, window: Window) -> jax.Array:

@@ -8,7 +8,7 @@ from jax import lax
 from cnnvjp._jax_versions import REPACKS, TRANSPOSES_WIDENING
 from cnnvjp._types import ArrayType, Pair, Precision, wider
 from cnnvjp._windows import tiles
-from cnnvjp._windows.axes import exchange_channels, pad_spatial, rot180
+from cnnvjp._windows.axes import broadcast_to, exchange_channels, pad_spatial, rot180
 from cnnvjp._windows.geometry import Window
 from cnnvjp._windows.taps import place, reduce_taps, separated, spanned, tap
 
@@ -219,3 +219,8 @@ def contract(
     return lax.dot_general(
         x, w, (axes, ((), ())), precision=precision, out_sharding=out.sharding
     ).astype(out.dtype)
+
+
+def weighted_sum(x: jax.Array, w: jax.Array) -> jax.Array:
+    """The products added up, in one pass over x where the two are fused."""
+    return jnp.sum(x * broadcast_to(w, x), -1, keepdims=True)

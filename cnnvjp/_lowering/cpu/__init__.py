@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 
 import jax
+from jax import lax
 
 from cnnvjp._jax_versions import REREADS, SUMS_ONCE, varying_axes
 from cnnvjp._lowering import xla
@@ -239,6 +240,15 @@ def window_spread(dy: jax.Array, window: Window) -> Formulation | None:
     if set(window.stride) != {1} or window_sum(dy, window) is None:
         return None
     return functools.partial(depthwise.input_gradient, w=None, window=window, channels=dy.shape[-1])
+
+
+def weighted_sum(x: jax.Array, w: jax.Array) -> jax.Array:
+    """As a product with a vector: XLA:CPU would write x · w to memory before it adds it up.
+
+    Layer norm, both ways, 96 channels at 8×56×56: 5.3 → 8.9; 384 at 16×14×14 1.1 → 1.4.
+    """
+    out = ArrayType(x.dtype)
+    return xla.contract(x, w, ((x.ndim - 1,), (0,)), lax.Precision.HIGHEST, out)[..., None]
 
 
 def _each(
