@@ -34,7 +34,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch is in
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmark_layers import AUTODIFF, OURS, layer_functions
+from benchmark_layers import AUTODIFF, OURS, both_sides, layer_functions
 from benchmark_networks import our_step
 from benchmark_suite import BATCH_NORM, DENSE, DEPTHWISE, LAYER_NORM, MAX, Layer, Network
 
@@ -104,6 +104,23 @@ def window_of(layer: Layer) -> Window:
     """Where a layer's kernel or window stands."""
     pairs = tuple((p, p) for p in layer.paddings)
     return make_window(layer.x[1:-1], layer.kernel, layer.strides, pairs, layer.dilation)
+
+
+@functools.lru_cache(maxsize=1)
+def arrays_of(layer: Layer, dtype: str) -> dict[str, jax.Array]:
+    """Random operands of a layer, and dy, drawn where they are used."""
+    shapes = {"x": layer.x}
+    if layer.maps:
+        shapes["w"] = layer.w
+    elif not layer.kernel:
+        shapes |= {"gamma": layer.x[-1:], "beta": layer.x[-1:]}
+    operands = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes.values()]
+    shapes["dy"] = jax.eval_shape(both_sides(layer)[OURS], *operands).shape
+    key = jax.random.key(0)
+    return {
+        name: jax.random.normal(jax.random.fold_in(key, i), shape, dtype)
+        for i, (name, shape) in enumerate(shapes.items())
+    }
 
 
 def formulations(layer: Layer, what: str, dtype: str) -> list[str]:
@@ -239,19 +256,16 @@ def torch_run(layer: Layer, what: str, dtype: str) -> tuple[Run, Callable[[Any],
     if on_gpu and not torch.cuda.is_available():
         return None
     torch.backends.cudnn.benchmark = True
-    torch.backends.cuda.matmul.allow_tf32 = True
-    tensors = {
-        name: a.to("cuda" if on_gpu else "cpu", getattr(torch, dtype))
-        for name, a in benchmark_torch.layer_tensors(layer).items()
-    }
+    with torch.device("cuda" if on_gpu else "cpu"):
+        drawn = benchmark_torch.layer_tensors(layer)
+    tensors = {name: a.to(getattr(torch, dtype)) for name, a in drawn.items()}
     wait = (lambda _: torch.cuda.synchronize()) if on_gpu else (lambda _: None)
     return benchmark_torch.layer_pass(layer, what, tensors), wait
 
 
 def measure(layer: Layer, what: str, dtype: str, quick: bool, speed: float) -> dict[str, Any]:
     """A row: milliseconds of each side, those of memory alone, and the formulations' errors."""
-    functions, arguments = layer_functions(layer, what)
-    arguments = [a.astype(dtype) for a in arguments]
+    functions, arguments = layer_functions(layer, what, arrays_of(layer, dtype))
     programs: dict[str, Any] = {}
     failed: dict[str, str] = {}
     for name in (OURS, AUTODIFF, *formulations(layer, what, dtype)):
@@ -317,7 +331,7 @@ def verdict(name: str, rows: list[dict[str, Any]], checked: dict[str, Any]) -> d
         checked: for each formulation the number of small layers, and the error there.
     """
     mine = [row for row in rows if name in row["ms"]]
-    wrong = [row for row in mine if not row["errors"][name] <= ERROR[row["dtype"]]]
+    wrong = [row for row in mine if not row["errors"][name] <= allowed(row)]
     failed = any(name in row["failed"] for row in rows)
     gains = {describe(row): row["ms"][OURS] / row["ms"][name] for row in mine}
     rivals = [{n: row["ms"][n] for n in row["ms"] if n in gpu.FORMULATIONS} for row in mine]
@@ -346,13 +360,18 @@ def describe(row: dict[str, Any]) -> str:
 def line(row: dict[str, Any]) -> str:
     """A row as it is printed."""
     ours = row["ms"][OURS]
-    sides = [f"{name} {ms:.3f} ({ours / ms:.2f}×)" for name, ms in row["ms"].items()]
-    errors = [f"{name}: differs by {e:.1e}" for name, e in row["errors"].items()]
-    failed = [f"{name}: {text}" for name, text in row["failed"].items()]
-    wrong = [f"{name}: WRONG" for name, e in row["errors"].items() if not e <= ERROR[row["dtype"]]]
-    timed = ", ".join(sides)
-    parts = [f"memory alone {row['memory_ms']:.3f}, {timed}", *errors, *failed, *wrong]
+    parts = [f"memory alone {row['memory_ms']:.3f}"]
+    for name, ms in row["ms"].items():
+        temporary = row["temporary_bytes"].get(name, 0) / 1e6
+        parts.append(f"{name} {ms:.3f} ({ours / ms:.2f}×, {temporary:.0f} MB)")
+    parts += [f"{n}: WRONG by {e:.1e}" for n, e in row["errors"].items() if not e <= allowed(row)]
+    parts += [f"{name}: {text}" for name, text in row["failed"].items()]
     return f"{describe(row)}: " + "; ".join(parts)
+
+
+def allowed(row: dict[str, Any]) -> float:
+    """The error that a row's dtype allows."""
+    return ERROR[row["dtype"]]
 
 
 # ------------------------------------------------------------------------------------------
@@ -432,7 +451,8 @@ def main(arguments: list[str]) -> None:
             right = "right" if apart <= SMALL_ERROR else "WRONG"
             tell(f"{name}: {right} on {count} small layers, error {apart:.1e}")
     speed = bandwidth(config.quick)
-    tell(f"memory: {speed / 1e9:.0f} GB/s; milliseconds, and how many times as fast as ours:")
+    tell(f"memory: {speed / 1e9:.0f} GB/s")
+    tell("milliseconds (how many times as fast as ours, megabytes of temporaries):")
     for layer, what, dtype in wanted:
         if left() < SECONDS_OF_A_STEP * len(steps):
             results["left_out"].append(f"{layer.name} {what} {dtype}")
