@@ -123,9 +123,13 @@ def drawn(rng, layers, **given):
     return window, groups, shapes
 
 
+def names_of(what):
+    names = {"forward": "x w", "input gradient": "dy w", "kernel gradient": "x dy"}
+    return names[what].split()
+
+
 def operands_of(what, rng, shapes, dtype="float64"):
-    names = {"forward": "x w", "input gradient": "dy w", "kernel gradient": "x dy"}[what]
-    return [normal(rng, *shapes[name], dtype=dtype) for name in names.split()]
+    return [normal(rng, *shapes[name], dtype=dtype) for name in names_of(what)]
 
 
 @pytest.mark.versions
@@ -260,6 +264,20 @@ def test_gpus_alone_are_given_it(rng, name, switch_on):
         assert operations(through_the_door, platform, *operands) == before[platform]
 
 
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_programs_for_any_number_of_images(rng, name):
+    row = CONVOLUTIONS[name]
+    window, groups, shapes = drawn(rng, row.layers)
+    operands = operands_of(row.what, rng, shapes, "float32")
+    run = jax.jit(functools.partial(row.run, window=window, groups=groups))
+    (batch,) = jax.export.symbolic_shape("N")
+    symbolic = [
+        jax.ShapeDtypeStruct(a.shape if dim == "w" else (batch, *a.shape[1:]), a.dtype)
+        for dim, a in zip(names_of(row.what), operands, strict=True)
+    ]
+    assert_close(jax.export.export(run)(*symbolic).call(*operands), run(*operands))
+
+
 def on_this_platform(monkeypatch):
     """Has CPUs take the GPUs' choices, to run them through the door and its rules."""
     for choice, _ in DOOR.values():
@@ -286,6 +304,33 @@ def test_the_rules_stay_right(rng, x_shape, w_shape, options, switch_on, monkeyp
     check_second_order(ours, theirs, x, w)
     if options.get("groups"):
         check_low_precision(ours, x, w, dtype="bfloat16", terms=100)
+
+
+@pytest.mark.cpu
+@pytest.mark.devices(2)
+@pytest.mark.parametrize("layer", [LAYERS[1], LAYERS[2]], ids=str)
+def test_the_rules_stay_right_on_devices(rng, layer, switch_on, monkeypatch):
+    x_shape, w_shape, options = layer
+    x, w = normal(rng, *x_shape), normal(rng, *w_shape)
+
+    def gradients(convolution, x, w):
+        loss = lambda x, w: jnp.sum(jnp.sin(convolution(x, w, **options)))
+        return jax.grad(loss, (0, 1))(x, w)
+
+    expected = jax.jit(functools.partial(gradients, lax_conv))(x, w)
+    for name in CONVOLUTIONS:
+        switch_on(name)
+    on_this_platform(monkeypatch)
+    mesh = jax.sharding.Mesh(jax.devices()[:2], "data")  # its axis is Auto
+    data, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+    divided = jax.shard_map(
+        functools.partial(gradients, conv), mesh=mesh, in_specs=(data, whole),
+        out_specs=(data, whole),
+    )  # fmt: skip
+    mapped = jax.vmap(functools.partial(gradients, conv), (0, None))
+    each = jax.jit(mapped)(x[:, None], w)
+    assert_trees_close(jax.jit(divided)(x, w), expected)
+    assert_trees_close((each[0][:, 0], each[1].sum(0)), expected)
 
 
 # ------------------------------------------------------------------------------------------
