@@ -339,22 +339,20 @@ def test_the_rules_stay_right_on_devices(rng, layer, switch_on, monkeypatch):
 
 
 @pytest.mark.cpu
-@pytest.mark.parametrize("options", [dict(stride=1, padding=2), dict(stride=2)], ids=str)
-def test_whole_windows(rng, options, switch_on, monkeypatch):
+def test_whole_windows(rng, switch_on, monkeypatch):
     """The same winners, of ties too, and the same slopes."""
-    x = integers(rng, 2, 9, 11, 2, low=0, high=4, dtype="float64").at[0, 3, 3, 0].set(jnp.nan)
+    x = integers(rng, 2, 7, 8, 1, low=0, high=4, dtype="float64").at[0, 3, 3, 0].set(jnp.nan)
+    pool = functools.partial(max_pool, window=5, stride=1, padding=2)
 
     def run(x):
-        pool = functools.partial(max_pool, window=5, **options)
-        y, argmax = pool(x, return_argmax=True)
         slope = lambda x: jax.grad(lambda x: jnp.sum(jnp.sin(pool(x))))(x)
-        return y, argmax, slope(x), jax.jvp(slope, (x,), (x + 1,))[1]
+        return pool(x, return_argmax=True), jax.jvp(slope, (x,), (x + 1,))
 
     expected = jax.jit(run)(x)
-    loops = {p: operations(run, p, x) for p in ("cpu", "cuda")}
+    before = {p: operations(pool, p, x) for p in ("cpu", "cuda")}
     switch_on(POOLING)
-    assert operations(run, "cpu", x) == loops["cpu"]
-    assert operations(run, "cuda", x)["compare"] > loops["cuda"]["compare"]
+    assert operations(pool, "cpu", x) == before["cpu"]
+    assert operations(pool, "cuda", x)["compare"] > before["cuda"]["compare"]
     either = _lowering.either
     monkeypatch.setattr(_lowering, "either", lambda f, by, x: either(f, {"cpu": by["cuda"]}, x))
     jax.clear_caches()

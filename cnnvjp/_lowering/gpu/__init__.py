@@ -108,11 +108,11 @@ FORMULATIONS = {
     "depthwise, kernel gradient by taps": Formulation(
         "kernel gradient", depthwise.kernel_gradient, _FEW_TAPS
     ),
+    "dilated, kernel gradient by taps": Formulation(
+        "kernel gradient", taps.kernel_gradient_in_turn, _DILATED
+    ),
     "dilated, kernel gradient of patches": Formulation(
         "kernel gradient", taps.kernel_gradient_of_patches, _DILATED
-    ),
-    "dilated, kernel gradient by taps": Formulation(
-        "kernel gradient", taps.kernel_gradient, _DILATED
     ),
     "3-D, forward by planes": Formulation(
         "forward", _by_planes(volumes.correlate, xla.correlate), _VOLUMES
