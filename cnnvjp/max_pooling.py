@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from cnnvjp import _lowering as lowering
 from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.options import choice_option, flag_option
@@ -289,10 +290,16 @@ def _strongest(x: Array, window: Window, largest: bool) -> tuple[Array, Array]:
     Returns:
         The entries, and their places in the smallest unsigned dtype that holds them all.
     """
-    dtype = np.min_scalar_type(window.taps - 1)
+    find = functools.partial(_strongest_of_parts, largest=largest)
+    return lowering.in_parts(find, x, window)
+
+
+def _strongest_of_parts(x: Array, parts: tuple[Window, ...], largest: bool) -> tuple[Array, Array]:
+    """The same in windows that see as much as one, each in what the one before it found."""
+    dtype = np.min_scalar_type(math.prod(part.taps for part in parts) - 1)
     x, winner = unify_varying(x, lax.full_like(x, 0, dtype=dtype))
     earlier_taps = 1
-    for part in separated(window):
+    for part in parts:
         x, winner = _strongest_of_taps(x, winner, earlier_taps, part, largest)
         earlier_taps *= part.taps
     return x, winner

@@ -5,7 +5,7 @@ lax operations, normalizations as Flax has them, the cross-entropy as Optax.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -49,9 +49,17 @@ def layer_arrays(layer: Layer) -> dict[str, np.ndarray]:
     return arrays | {"dy": rng.standard_normal(y.shape, np.float32)}
 
 
-def layer_functions(layer: Layer, what: str) -> tuple[dict[str, Function], list[jax.Array]]:
-    """One pass of a layer, ours and by JAX's autodiff, and its arguments."""
-    *operands, dy = map(jnp.asarray, layer_arrays(layer).values())
+def layer_functions(
+    layer: Layer, what: str, arrays: Mapping[str, jax.Array | np.ndarray] | None = None
+) -> tuple[dict[str, Function], list[jax.Array]]:
+    """One pass of a layer, ours and by JAX's autodiff, and its arguments.
+
+    Args:
+        layer: any of the lists'.
+        what: one of its passes.
+        arrays: operands and dy, by default those of `layer_arrays`.
+    """
+    *operands, dy = map(jnp.asarray, (arrays or layer_arrays(layer)).values())
     sides = both_sides(layer)
     if what == "forward":
         return sides, operands

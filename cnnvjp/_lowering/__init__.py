@@ -7,20 +7,24 @@ What lies below knows neither rules nor the names of paddings.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from cnnvjp._lowering import cpu, gpu, xla
-from cnnvjp._lowering.platform import beside_overflow, fastest
+from cnnvjp._lowering.gpu import taps
+from cnnvjp._lowering.platform import beside_overflow, either, fastest
 from cnnvjp._lowering.xla import contract
 from cnnvjp._types import ArrayType, Precision, shrinking, widened
 from cnnvjp._windows.geometry import Window
+from cnnvjp._windows.taps import separated
 
 __all__ = [
     "beside_overflow",
     "contract",
     "correlate",
+    "in_parts",
     "input_gradient",
     "kernel_gradient",
     "mean",
@@ -50,8 +54,10 @@ def correlate(
         xla.correlate, window=window, groups=groups, precision=precision, out=out
     )
     on_cpu = cpu.correlation(x, w, window, groups, precision)
-    of_integers = functools.partial(gpu.correlate, window=window, groups=groups)
-    return fastest(plain, {"cpu": on_cpu}, out, x, w, of_integers=of_integers)
+    on_gpu = gpu.correlation(x, w, window, groups, precision)
+    of_integers = functools.partial(taps.correlate, window=window, groups=groups)
+    faster = {"cpu": on_cpu, "cuda": on_gpu, "rocm": on_gpu}
+    return fastest(plain, faster, out, x, w, of_integers=of_integers)
 
 
 def input_gradient(
@@ -74,8 +80,10 @@ def input_gradient(
         xla.input_gradient, window=window, groups=groups, precision=precision, out=out
     )
     on_cpu = cpu.input_gradient(dy, w, window, groups, precision)
-    of_integers = functools.partial(gpu.input_gradient, window=window, groups=groups)
-    return fastest(plain, {"cpu": on_cpu}, out, dy, w, of_integers=of_integers)
+    on_gpu = gpu.input_gradient(dy, w, window, groups, precision)
+    of_integers = functools.partial(taps.input_gradient, window=window, groups=groups)
+    faster = {"cpu": on_cpu, "cuda": on_gpu, "rocm": on_gpu}
+    return fastest(plain, faster, out, dy, w, of_integers=of_integers)
 
 
 def kernel_gradient(
@@ -98,8 +106,10 @@ def kernel_gradient(
         xla.kernel_gradient, window=window, groups=groups, precision=precision, out=out
     )
     on_cpu = cpu.kernel_gradient(x, dy, window, groups, precision)
-    of_integers = functools.partial(gpu.kernel_gradient, window=window, groups=groups)
-    return fastest(plain, {"cpu": on_cpu}, out, x, dy, of_integers=of_integers)
+    on_gpu = gpu.kernel_gradient(x, dy, window, groups, precision)
+    of_integers = functools.partial(taps.kernel_gradient, window=window, groups=groups)
+    faster = {"cpu": on_cpu, "cuda": on_gpu, "rocm": on_gpu}
+    return fastest(plain, faster, out, x, dy, of_integers=of_integers)
 
 
 def mean(x: jax.Array, sum_of: Callable[[jax.Array], jax.Array], count: float) -> jax.Array:
@@ -157,3 +167,22 @@ def spread_over_windows(dy: jax.Array, window: Window) -> jax.Array:
     """
     plain = functools.partial(xla.spread_over_windows, window=window)
     return fastest(plain, {"cpu": cpu.window_spread(dy, window)}, ArrayType(dy.dtype), dy)
+
+
+def in_parts(
+    find: Callable[[jax.Array, tuple[Window, ...]], Any], x: jax.Array, window: Window
+) -> Any:
+    """What is found in a window, or in smaller ones, one after the other, that see as much.
+
+    Args:
+        find: takes the maps and those windows; finds the same in any that see as much.
+        x: maps, (*batch, *spatial, C).
+        window: where it stands over the maps.
+    """
+
+    def by(parts: tuple[Window, ...]) -> Callable[[jax.Array], Any]:
+        return lambda x: find(x, parts)
+
+    on_gpu = gpu.pooling_parts(x, window)
+    faster = by(on_gpu) if on_gpu else None
+    return either(by(separated(window)), {"cuda": faster, "rocm": faster}, x)

@@ -1,14 +1,16 @@
-"""Convolution of integers on GPUs, where cuDNN and MIOpen have none: a product for every tap.
+"""Convolution as a matrix product for every tap: what it sees, times w[m] or dy.
 
-Each function computes in one dtype, in which sums may wrap, as in `xla`.
+GPUs convolve integers in this way, since cuDNN and MIOpen do not. Each function computes in one
+dtype, in which sums may wrap, as in `xla`.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnvjp._types import Precision
 from cnnvjp._windows.geometry import Window
-from cnnvjp._windows.taps import Tap, place, reduce_taps, spanned, stack_taps, tap
+from cnnvjp._windows.taps import Tap, each_tap, place, reduce_taps, spanned, stack_taps, tap
 
 
 def correlate(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array:
@@ -45,6 +47,35 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, groups: int) ->
 
     dw = stack_taps(window, term)
     return dw.reshape(*window.size, *dw.shape[1:])
+
+
+def kernel_gradient_in_turn(
+    x: jax.Array, dy: jax.Array, window: Window, groups: int, precision: Precision = None
+) -> jax.Array:
+    """`kernel_gradient` without groups; what a tap sees is copied once the last copy is used."""
+    x = spanned(x, window, 0)
+    parts: list[jax.Array] = []
+    for m in each_tap(window):
+        if parts:
+            x, parts[-1] = lax.optimization_barrier((x, parts[-1]))
+        parts.append(_over_positions(tap(x, window, m), dy, precision))
+    return jnp.stack(parts).reshape(*window.size, x.shape[-1], dy.shape[-1])
+
+
+def kernel_gradient_of_patches(
+    x: jax.Array, dy: jax.Array, window: Window, groups: int, precision: Precision = None
+) -> jax.Array:
+    """`kernel_gradient` without groups, as one product with what all taps see side by side."""
+    x = spanned(x, window, 0)
+    patches = jnp.concatenate([tap(x, window, m) for m in each_tap(window)], axis=-1)
+    dw = _over_positions(patches, dy, precision)
+    return dw.reshape(*window.size, x.shape[-1], dy.shape[-1])
+
+
+def _over_positions(x: jax.Array, dy: jax.Array, precision: Precision) -> jax.Array:
+    """(*positions, C), (*positions, O) -> (C, O)."""
+    positions = tuple(range(dy.ndim - 1))
+    return lax.dot_general(x, dy, ((positions, positions), ((), ())), precision=precision)
 
 
 def _grouped(x: jax.Array, groups: int) -> jax.Array:
