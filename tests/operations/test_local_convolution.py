@@ -17,7 +17,6 @@ from checker import (
 )
 from references import lax_local_conv
 
-from cnnvjp import equations
 from cnnvjp.convolution import conv, conv_kernel_grad, conv_transpose
 from cnnvjp.local_convolution import (
     local_conv,
@@ -168,39 +167,6 @@ def test_equal_kernels_are_one(rng):
     assert_close(local_conv_transpose(y, repeated, padding=1), conv_transpose(y, w, padding=1))
     dw = local_conv_kernel_grad(x, y, (3, 2), padding=1)
     assert_close(dw.sum((0, 1)), conv_kernel_grad(x, y, (3, 2), padding=1))
-
-
-@pytest.mark.versions
-def test_equation_9_9_of_gbc(rng):
-    """In its order of axes; its gradients by exact differences, as it is linear."""
-    V, W = rng.normal(size=(2, 5, 6)), rng.normal(size=(3, 3, 5, 2, 3, 2))
-    x, w = jnp.asarray(V.transpose(1, 2, 0)), jnp.asarray(W.transpose(1, 2, 4, 5, 3, 0))
-    dy = normal(rng, 3, 5, 3)
-    y, (dx, dw) = value_and_cotangents(local_conv, (x, w), dy)
-    assert_close(y.transpose(2, 0, 1), equations.gbc_9_9(W, V))
-    # ⟨y, dy⟩ is linear in each argument: its value at the gradient's unit vectors is the gradient
-    loss = lambda W, V: np.vdot(equations.gbc_9_9(W, V), np.asarray(dy).transpose(2, 0, 1))
-    for place in [(0, 0, 0), (1, 2, 3), (0, 4, 5)]:
-        unit = np.zeros_like(V)
-        unit[place] = 1
-        assert_close(dx[(*place[1:], place[0])], np.array(loss(W, unit)))
-    for o, j, k, c, m, n in [(0, 0, 0, 0, 0, 0), (2, 1, 4, 1, 2, 0), (1, 2, 3, 0, 1, 1)]:
-        unit = np.zeros_like(W)
-        unit[o, j, k, c, m, n] = 1
-        assert_close(dw[j, k, m, n, c, o], np.array(loss(unit, V)))
-
-
-@pytest.mark.versions
-@pytest.mark.parametrize("tiles", [(1, 1), (2, 1), (2, 4), (3, 4)], ids=str)
-def test_equation_9_10_of_gbc(rng, tiles):
-    """Its kernels begin with the second: j % t + 1, where j begins at 1."""
-    V, K = rng.normal(size=(2, 6, 7)), rng.normal(size=(3, 2, 3, 2, *tiles))
-    x = jnp.asarray(V.transpose(1, 2, 0))
-    w = np.roll(K.transpose(4, 5, 2, 3, 1, 0), (-1, -1), (0, 1))
-    assert_close(tiled_conv(x, w).transpose(2, 0, 1), equations.gbc_9_10(K, V))
-    if tiles != (1, 1):
-        unrolled = tiled_conv(x, K.transpose(4, 5, 2, 3, 1, 0)).transpose(2, 0, 1)
-        assert not np.allclose(unrolled, equations.gbc_9_10(K, V))
 
 
 def test_worked_by_hand():
