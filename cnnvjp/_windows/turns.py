@@ -59,11 +59,11 @@ def interleaved(parts: Sequence[Array], window: Window, tiles: tuple[int, ...]) 
 
 
 def by_turn(y: Array, tiles: tuple[int, ...]) -> Array:
-    """(*out, N, C) -> (*tiles, *rounds, N, C): position q·t + a goes to (a, q), filled with 0."""
+    """(*out, …) -> (*tiles, *rounds, …): position q·t + a goes to (a, q), filled with 0."""
     ndim = len(tiles)
     rest = [(0, -o % t, 0) for o, t in zip(y.shape[:ndim], tiles, strict=True)]
     if any(map(any, rest)):
-        y = lax.pad(y, lax.full_like(y, 0, shape=()), [*rest, (0, 0, 0), (0, 0, 0)])
+        y = lax.pad(y, lax.full_like(y, 0, shape=()), rest + [(0, 0, 0)] * (y.ndim - ndim))
     for axis, t in enumerate(tiles):
         y = split_axis(y, 2 * axis, (y.shape[2 * axis] // t, t))
     pairs = range(2 * ndim)
@@ -71,7 +71,7 @@ def by_turn(y: Array, tiles: tuple[int, ...]) -> Array:
 
 
 def by_position(y: Array, window: Window) -> Array:
-    """(*tiles, *rounds, N, C) -> (*out, N, C), the inverse of `by_turn`."""
+    """(*tiles, *rounds, …) -> (*out, …), the inverse of `by_turn`."""
     ndim = window.ndim
     pairs = [part for axis in range(ndim) for part in (ndim + axis, axis)]
     y = y.transpose(*pairs, *range(2 * ndim, y.ndim))
