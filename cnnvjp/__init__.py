@@ -30,9 +30,6 @@ from cnnvjp.local_convolution import (
     local_conv,
     local_conv_kernel_grad,
     local_conv_transpose,
-    tiled_conv,
-    tiled_conv_kernel_grad,
-    tiled_conv_transpose,
 )
 from cnnvjp.losses import half_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from cnnvjp.max_pooling import max_pool, min_pool
@@ -47,6 +44,7 @@ from cnnvjp.rewriting import conv_general_dilated, explicit
 from cnnvjp.smooth_activations import gelu, sigmoid, silu, softplus, tanh
 from cnnvjp.softmax_activations import log_softmax, softmax
 from cnnvjp.sum_pooling import avg_pool, lp_pool, sum_pool, weighted_avg_pool
+from cnnvjp.tiled_convolution import tiled_conv, tiled_conv_kernel_grad, tiled_conv_transpose
 from cnnvjp.unfolding import fold, unfold
 
 __version__ = "0.1.0"

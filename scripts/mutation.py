@@ -68,6 +68,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "_checks/convolution": ("test_convolution.py", WRONG),
     "_checks/options": ("test_regularization.py", "test_affine.py", "test_normalization.py", WRONG),
     "_checks/pooling": ("test_pooling.py", WRONG),
+    "_checks/tiled_convolution": ("test_local_convolution.py", WRONG),
     "_jax_versions": (*CONVOLUTION, "test_affine.py"),
     "_lowering/__init__": (
         *CONVOLUTION,
@@ -132,6 +133,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "smooth_activations": (*ACTIVATIONS, WRONG),
     "softmax_activations": (*ACTIVATIONS, WRONG),
     "sum_pooling": ("test_pooling.py", WRONG),
+    "tiled_convolution": ("test_local_convolution.py", WRONG),
     "train": ("test_train.py", WRONG),
     "training/__init__": (RUNS,),
     "training/batches": (SCRIPT, RUNS),

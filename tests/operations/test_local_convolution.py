@@ -22,10 +22,8 @@ from cnnvjp.local_convolution import (
     local_conv,
     local_conv_kernel_grad,
     local_conv_transpose,
-    tiled_conv,
-    tiled_conv_kernel_grad,
-    tiled_conv_transpose,
 )
+from cnnvjp.tiled_convolution import tiled_conv, tiled_conv_kernel_grad, tiled_conv_transpose
 
 # batch, spatial, tiles (the output's size where every position has its own kernel), kernel, C_in,
 # C_out, options
