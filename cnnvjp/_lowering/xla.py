@@ -216,7 +216,7 @@ def contract(
     each: tuple[int, ...] = (),
 ) -> jax.Array:
     """Multiplies and sums over the axes named for either array, one product for each of `each`."""
-    if not REPACKS:
+    if not REPACKS and jnp.issubdtype(w.dtype, jnp.floating):
         w = jnp.where(jnp.isnan(w), jnp.nan, w)  # equals w, and is no parameter
     return lax.dot_general(
         x, w, (axes, (each, each)), precision=precision, out_sharding=out.sharding
