@@ -26,6 +26,11 @@ from cnnvjp.affine import add_bias, dense, flatten, scale, unflatten
 from cnnvjp.batch_normalization import batch_norm, batch_norm_inference
 from cnnvjp.compiling import cpu_compiler_options, jit, use_cpu_compiler_options
 from cnnvjp.convolution import conv, conv_kernel_grad, conv_transpose
+from cnnvjp.local_convolution import (
+    local_conv,
+    local_conv_kernel_grad,
+    local_conv_transpose,
+)
 from cnnvjp.losses import half_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from cnnvjp.max_pooling import max_pool, min_pool
 from cnnvjp.max_unpooling import max_unpool
@@ -39,6 +44,7 @@ from cnnvjp.rewriting import conv_general_dilated, explicit
 from cnnvjp.smooth_activations import gelu, sigmoid, silu, softplus, tanh
 from cnnvjp.softmax_activations import log_softmax, softmax
 from cnnvjp.sum_pooling import avg_pool, lp_pool, sum_pool, weighted_avg_pool
+from cnnvjp.tiled_convolution import tiled_conv, tiled_conv_kernel_grad, tiled_conv_transpose
 from cnnvjp.unfolding import fold, unfold
 
 __version__ = "0.1.0"
@@ -75,6 +81,9 @@ __all__ = [
     "l2_penalty",
     "layer_norm",
     "leaky_relu",
+    "local_conv",
+    "local_conv_kernel_grad",
+    "local_conv_transpose",
     "log_softmax",
     "lp_pool",
     "max_pool",
@@ -99,6 +108,9 @@ __all__ = [
     "standardize",
     "sum_pool",
     "tanh",
+    "tiled_conv",
+    "tiled_conv_kernel_grad",
+    "tiled_conv_transpose",
     "train",
     "unflatten",
     "unfold",

@@ -36,11 +36,13 @@
 # 6. each further step, layer by layer, is **one equation** of the book, one function of `cnnvjp`, and what JAX computes;
 # 7. the **weights' gradients** branch off on the way;
 # 8. finite differences agree with the gradient of the whole network;
-# 9. a model of your own, with batch normalization and dropout, takes some twenty lines.
+# 9. a model of your own, with batch normalization and dropout, takes some twenty lines;
+# 10. what a convolution has learned it knows **everywhere**, and a layer that shares no weights does not.
 #
 # | key | source |
 # | --- | --- |
 # | [H] | *Neural Network Design: Deep Learning*, chapter 8 |
+# | [GBC] | Goodfellow, Bengio, Courville, *Deep Learning* (2016), chapter 9 |
 
 # %%
 try:
@@ -709,6 +711,65 @@ def own_loss(params):
 
 check_grads(own_loss, (own_state.params,), order=1, modes=["rev"], eps=1e-6)
 print("check_grads: agrees")
+
+# %% [markdown]
+# ## 10. What sharing weights is for
+#
+# **Claim.** A convolution uses one kernel at every position. *Unshared* convolution ([GBC] 9.9, `local_conv`) has the same windows and outputs, but a kernel of its own at each position. Trained with digits on the left of an image, a network with a shared kernel reads them on the right just as well. One without sharing has never trained the kernels there.
+#
+# Both networks have one such layer of 16 maps, then the largest output of each map, then a dense layer. They begin with the same weights.
+
+
+# %%
+def finder(layer, positions, maps=16, classes=10):
+    def init(key, input_shape):
+        he = jax.nn.initializers.he_normal(dtype=jnp.float64)
+        key1, key2 = jax.random.split(key)
+        kernel = he(key1, (5, 5, input_shape[-1], maps))
+        params = {"w1": jnp.broadcast_to(kernel, (*positions, *kernel.shape))}
+        return params | {"w2": he(key2, (maps, classes)), "b2": jnp.zeros(classes)}, {}
+
+    def forward(params, state, x, named, *, train, key):
+        a1 = cnnvjp.relu(named("n1", layer(x, params["w1"], padding="FULL")))
+        found = cnnvjp.global_max_pool(a1)
+        return named("n2", cnnvjp.dense(found, params["w2"], params["b2"])), state
+
+    return Model.named(init, forward)
+
+
+small = jnp.asarray(digits.images[..., None] / 16)
+left, right = cnnvjp.pad(small, ((0, 0), (0, 6))), cnnvjp.pad(small, ((0, 0), (6, 0)))
+finders = {"shared": finder(cnnvjp.conv, ()), "unshared": finder(cnnvjp.local_conv, (12, 18))}
+kernels_before, kernels_after, on_the_left, on_the_right = {}, {}, {}, {}
+for name, model in finders.items():
+    found_state = train.create(jax.random.key(0), model, optax.adam(2e-2), (8, 14, 1))
+    kernels_before[name] = found_state.params["w1"].copy()
+    found_step = train.make_train_step(model, softmax_cross_entropy, optax.adam(2e-2))
+    for batch in np.tile(training[:1408], 5).reshape(-1, BATCH):
+        found_state, _ = found_step(found_state, (left[batch], labels[batch]), jax.random.key(0))
+    kernels_after[name] = found_state.params["w1"]
+    read = jax.jit(lambda params, x, model=model: model.apply(params, {}, x, train=False)[0])
+    on_the_left[name] = read(found_state.params, left[testing])
+    on_the_right[name] = read(found_state.params, right[testing])
+
+
+# %%
+def accuracy(outputs):
+    return float((outputs.argmax(-1) == t_test).mean())
+
+
+for name in finders:
+    places = accuracy(on_the_left[name]), accuracy(on_the_right[name])
+    print("{}: {:.0%} on the left, {:.0%} on the right".format(name, *places))
+
+# The shared kernel finds on the right what it finds on the left, number by number.
+agree(shared_left=on_the_left["shared"], shared_right=on_the_right["shared"])
+assert accuracy(on_the_left["shared"]) > 0.8
+assert accuracy(on_the_left["unshared"]) > 0.9 and accuracy(on_the_right["unshared"]) < 0.3
+
+# The kernels whose windows no digit has reached are those of the beginning.
+changed = (kernels_before["unshared"] != kernels_after["unshared"]).any((-4, -3, -2, -1))
+assert changed[:, :10].any() and not changed[:, 12:].any()
 
 # %% [markdown]
 # ## Try it

@@ -12,7 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from benchmark_suite import BATCH_NORM, CROSS_ENTROPY, GELU, GROUP_NORM, LAYER_NORM, MAX, Layer
+from benchmark_suite import (
+    BATCH_NORM,
+    CROSS_ENTROPY,
+    GELU,
+    GROUP_NORM,
+    LAYER_NORM,
+    LOCAL,
+    MAX,
+    Layer,
+)
 from jax import lax
 
 import cnnvjp
@@ -73,6 +82,8 @@ def layer_functions(
 
 def both_sides(layer: Layer) -> dict[str, Function]:
     """The layer as a function of its operands, ours and the one that autodiff differentiates."""
+    if layer.family == LOCAL:
+        return _local_convolutions(layer)
     if layer.maps:
         return _convolutions(layer)
     if layer.kernel:
@@ -131,6 +142,22 @@ def _convolutions(layer: Layer) -> dict[str, Function]:
         OURS: functools.partial(ours, **options),
         AUTODIFF: lax_transposed if layer.transposed else lax_conv,
     }
+
+
+def _local_convolutions(layer: Layer) -> dict[str, Function]:
+    """Of lax's operation the kernels are (C, *kernel); both sides are given ours."""
+    space = "DHW"[-layer.ndim :]
+    dimensions = (f"N{space}C", f"{space}IO", f"N{space}C")
+    padding = [(p, p) for p in layer.paddings]
+
+    def lax_local(x: jax.Array, w: jax.Array) -> jax.Array:
+        rows = jnp.moveaxis(w, -2, layer.ndim).reshape(*layer.out, -1, layer.maps)
+        return lax.conv_general_dilated_local(
+            x, rows, layer.strides, padding, layer.kernel, dimension_numbers=dimensions
+        )
+
+    options: dict[str, Any] = dict(stride=layer.strides, padding=layer.paddings)
+    return {OURS: functools.partial(cnnvjp.local_conv, **options), AUTODIFF: lax_local}
 
 
 def _poolings(layer: Layer) -> dict[str, Function]:

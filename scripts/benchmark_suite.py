@@ -11,7 +11,7 @@ import dataclasses
 import math
 from typing import Any
 
-DENSE, DEPTHWISE, GROUPED = "dense", "depthwise", "grouped"
+DENSE, DEPTHWISE, GROUPED, LOCAL = "dense", "depthwise", "grouped", "locally connected"
 MAX, AVERAGE, AVERAGE_2 = "max pooling", "average pooling", "2×2 average pooling"
 BATCH_NORM, LAYER_NORM, GROUP_NORM = "batch norm", "layer norm", "group norm"
 GELU, CROSS_ENTROPY = "gelu", "softmax cross-entropy"
@@ -97,7 +97,12 @@ class Layer:
 
     @property
     def w(self) -> tuple[int, ...]:
-        """The shape of the forward convolution's kernel, (*kernel, C_in // groups, C_out)."""
+        """The shape of the forward convolution's kernel, (*kernel, C_in // groups, C_out).
+
+        A locally connected layer has one for each output position, on axes in front.
+        """
+        if self.family == LOCAL:
+            return (*self.out, *self.kernel, self.x[-1], self.maps)
         if self.transposed:
             return (*self.kernel, self.maps, self.x[-1])
         return (*self.kernel, self.x[-1] // self.groups, self.maps)
@@ -108,7 +113,7 @@ class Layer:
         if not self.maps:
             return 0
         positions = math.prod(self.x[1:-1] if self.transposed else self.out)
-        return 2 * self.x[0] * positions * math.prod(self.w)
+        return 2 * self.x[0] * positions * math.prod(self.w[-2 - self.ndim :])
 
 
 def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
@@ -207,6 +212,12 @@ LAYERS = (
     # Wu, He 2018, in ResNet-50; Ho et al. 2020, appendix B
     Layer("ResNet-50", "group norm 56", GROUP_NORM, (8, 56, 56, 64), groups=32),
     Layer("DDPM", "group norm 16", GROUP_NORM, (16, 16, 16, 256), groups=32),
+    # Taigman et al. 2014, fig. 2; Krizhevsky 2012, cuda-convnet's layers-conv-local-11pct
+    Layer("DeepFace", "L5", LOCAL, (16, 55, 55, 16), (7, 7), 16, stride=2),
+    Layer("DeepFace", "L6", LOCAL, (16, 25, 25, 16), (5, 5), 16),
+    Layer("cuda-convnet", "local3", LOCAL, (128, 6, 6, 64), (3, 3), 64, padding=1),
+    Layer("cuda-convnet", "local4", LOCAL, (128, 6, 6, 64), (3, 3), 32, padding=1),
+    Layer("digits", "one map", LOCAL, (64, 28, 28, 1), (5, 5), 8),
     # One label an image, and one a pixel (Ronneberger et al. 2015)
     Layer("ResNet-50", "loss", CROSS_ENTROPY, (256, 1000)),
     Layer("U-Net", "loss", CROSS_ENTROPY, (4, 388, 388, 2)),

@@ -16,6 +16,7 @@ from benchmark_suite import (
     GELU,
     GROUP_NORM,
     LAYER_NORM,
+    LOCAL,
     MAX,
     MOBILENET,
     UNET,
@@ -55,6 +56,8 @@ def layer_tensors(layer: Layer) -> Tensors:
 
 def layer_function(layer: Layer) -> Callable[..., torch.Tensor]:
     """The layer as a function of its operands, which have their channels second."""
+    if layer.family == LOCAL:
+        return lambda x, w: _local_convolution(x, w, layer)
     if layer.maps:
         return lambda x, w: torch.convolution(x, w, None, *_convolution_options(layer))
     if layer.kernel:
@@ -82,6 +85,14 @@ def layer_function(layer: Layer) -> Callable[..., torch.Tensor]:
     return functions[layer.family]
 
 
+def _local_convolution(x: torch.Tensor, w: torch.Tensor, layer: Layer) -> torch.Tensor:
+    """A kernel for every position, (C_out, C_in, *out, *kernel); torch has no such layer."""
+    patches = functional.unfold(x, layer.kernel, padding=layer.paddings, stride=layer.strides)
+    patches = patches.unflatten(1, (layer.x[-1], -1))
+    y = torch.einsum("nckl,oclk->nol", patches, w.flatten(4).flatten(2, 3))
+    return y.unflatten(2, layer.out)
+
+
 def _convolution_options(layer: Layer) -> list[Any]:
     dilation = [layer.dilation] * layer.ndim
     options = [list(layer.strides), list(layer.paddings), dilation]
@@ -101,6 +112,10 @@ def layer_pass(layer: Layer, what: str, tensors: Tensors, *, compiled: bool = Fa
     if layer.maps:
         if what == "forward":
             return lambda: f(*operands)
+        if layer.family == LOCAL:
+            operand = operands[what == "kernel gradient"].requires_grad_()
+            y = f(*operands)
+            return lambda: torch.autograd.grad(y, operand, dy, retain_graph=True)[0]
         x, w = operands
         wanted = [what == "input gradient", what == "kernel gradient", False]
         back, options = torch.ops.aten.convolution_backward, _convolution_options(layer)

@@ -28,7 +28,7 @@ import cnnvjp
 
 CPU = "_lowering.cpu"
 DEPTHWISE, GROUPED = f"{CPU}.depthwise", f"{CPU}.grouped"
-TAPS, TILES, MATRICES = "_windows.taps", "_windows.tiles", "_windows.matrices"
+DOOR, TAPS, TILES, MATRICES = "_lowering", "_windows.taps", "_windows.tiles", "_windows.matrices"
 FORWARD, INPUT, KERNEL, BOTH = "forward", "input gradient", "kernel gradient", "both ways"
 Function = Callable[..., Any]
 
@@ -80,6 +80,7 @@ D64, D240 = same(3, groups=64), same(5, groups=240)
 G32 = same(3, groups=32)
 S1, DILATED, FINE = {"stride": 1}, {"dilation": 2}, {"antialias": True}
 S1P2 = S1 | {"padding": 2}
+T2, T3, T4 = ({"tiles": (t, t)} for t in (2, 3, 4))
 
 ROWS = (
     Row(CPU, "_MOST_TAPS", 0, (8, 28, 28, 64), (11, 11), 64, FORWARD, same(11, groups=64)),
@@ -106,6 +107,12 @@ ROWS = (
     Row(CPU, "_SLIM_BATCH_BYTES", 6 << 20, (16, 56, 56, 64), (3, 3), 64, KERNEL, same(3)),
     Row(CPU, "_PRODUCTS", 0, (64, 32, 32, 3), (3, 3), 32, FORWARD, same(3)),
     Row(CPU, "_PRODUCTS", 999, (64, 32, 32, 3), (5, 5), 32, FORWARD, same(5)),
+    Row(CPU, "_UNSHARED_PRODUCTS", 0, (32, 20, 20, 8), (5, 5), 8, FORWARD, {}, "local_conv"),
+    Row(CPU, "_UNSHARED_PRODUCTS", 999, (16, 25, 25, 16), (5, 5), 16, FORWARD, {}, "local_conv"),
+    Row(DOOR, "_MOST_CONVOLUTIONS", 8, (32, 28, 28, 16), (3, 3), 16, FORWARD, T3, "tiled_conv"),
+    Row(DOOR, "_MOST_CONVOLUTIONS", 16, (32, 28, 28, 16), (3, 3), 16, INPUT, T4, "tiled_conv"),
+    Row(DOOR, "_ROUNDS", 9, (32, 5, 5, 16), (3, 3), 16, FORWARD, T2, "tiled_conv"),
+    Row(DOOR, "_ROUNDS", 1, (32, 5, 4, 16), (3, 3), 16, FORWARD, T2, "tiled_conv"),
     Row(CPU, "_COLOURS", 4, (64, 32, 32, 4), (3, 3), 32, FORWARD, same(3)),
     Row(CPU, "_NARROW", 0, (64, 28, 28, 2), (3, 3), 32, KERNEL, same(3)),
     Row(CPU, "_NARROW", 99, (64, 28, 28, 4), (3, 3), 32, KERNEL, same(3)),
@@ -160,6 +167,8 @@ def function_of(row: Row) -> tuple[Function, list[jax.Array]]:
         return jax.numpy.asarray(rng.normal(size=shape), "float32")
 
     x = draw(*row.x)
+    if row.operation in ("local_conv", "tiled_conv"):
+        return unshared_function_of(row, x)
     if row.operation != "conv":
         layer = functools.partial(getattr(cnnvjp, row.operation), **row.options)
 
@@ -180,6 +189,19 @@ def function_of(row: Row) -> tuple[Function, list[jax.Array]]:
         x,
         dy,
     ]
+
+
+def unshared_function_of(row: Row, x: jax.Array) -> tuple[Function, list[jax.Array]]:
+    """The same, of a layer with a kernel for every position, or with `tiles` of them in turn."""
+    image, kernel = row.x[1:-1], (*row.kernel, row.x[-1], row.maps)
+    out = tuple(n - k + 1 for n, k in zip(image, row.kernel, strict=True))
+    tiles = row.options.get("tiles", out)
+    rng = np.random.default_rng(1)
+    w = jax.numpy.asarray(rng.normal(size=(*tiles, *kernel)), "float32")
+    if row.what == FORWARD:
+        return cnnvjp.tiled_conv, [x, w]
+    dy = cnnvjp.tiled_conv(x, w)
+    return functools.partial(cnnvjp.tiled_conv_transpose, output_size=image), [dy, w]
 
 
 def compiled(row: Row, value: float | None) -> tuple[Function, float]:

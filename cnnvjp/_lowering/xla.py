@@ -212,12 +212,14 @@ def contract(
     axes: tuple[tuple[int, ...], tuple[int, ...]],
     precision: Precision,
     out: ArrayType,
+    *,
+    each: tuple[int, ...] = (),
 ) -> jax.Array:
-    """Multiplies and sums over the axes named for either array."""
-    if not REPACKS:
+    """Multiplies and sums over the axes named for either array, one product for each of `each`."""
+    if not REPACKS and jnp.issubdtype(w.dtype, jnp.floating):
         w = jnp.where(jnp.isnan(w), jnp.nan, w)  # equals w, and is no parameter
     return lax.dot_general(
-        x, w, (axes, ((), ())), precision=precision, out_sharding=out.sharding
+        x, w, (axes, (each, each)), precision=precision, out_sharding=out.sharding
     ).astype(out.dtype)
 
 

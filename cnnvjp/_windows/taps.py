@@ -51,11 +51,12 @@ def reduce_taps(
     return lax.fori_loop(1, window.taps, step, term((0,) * window.ndim))
 
 
-def stack_taps(window: Window, term: Callable[[Tap], jax.Array]) -> jax.Array:
-    """The terms of all taps, in row-major order on a new first axis."""
+def stack_taps(window: Window, term: Callable[[Tap], jax.Array], axis: int = 0) -> jax.Array:
+    """The terms of all taps, in row-major order on a new axis, the first by default."""
     if window.taps <= _UNROLLED:
-        return jnp.stack([term(m) for m in each_tap(window)])
-    return lax.map(lambda i: term(_nth_tap(window, i)), jnp.arange(window.taps, dtype=jnp.int32))
+        return jnp.stack([term(m) for m in each_tap(window)], axis)
+    numbers = jnp.arange(window.taps, dtype=jnp.int32)
+    return jnp.moveaxis(lax.map(lambda i: term(_nth_tap(window, i)), numbers), 0, axis)
 
 
 def separated(window: Window, together: int | None = None) -> tuple[Window, ...]:

@@ -13,6 +13,8 @@ from cnnvjp.equations._notation import Array, from_1, given, over, require, size
 
 __all__ = [
     "gbc_9_8",
+    "gbc_9_9",
+    "gbc_9_10",
     "gbc_9_11",
     "gbc_9_13",
     "gbc_input_sizes",
@@ -44,6 +46,64 @@ def gbc_9_8(K: ArrayLike, V: ArrayLike, s: int) -> Array:
     for i, j, k in over((1, maps), (1, J), (1, L)):
         for l, m, n in over((1, channels), (1, rows), (1, cols)):
             z[i, j, k] += v[l, (j - 1) * s + m, (k - 1) * s + n] * kernel[i, l, m, n]
+    return Z
+
+
+def gbc_9_9(w: ArrayLike, V: ArrayLike) -> Array:
+    """Unshared convolution: every output has its own weights.
+
+    Z_i,j,k = Σ_l,m,n V_l,j+m−1,k+n−1 w_i,j,k,l,m,n
+
+    Args:
+        w: the weights, (out, rows of Z, columns of Z, in, rows, cols).
+        V: the image, (in, rows, cols).
+
+    Returns:
+        Z, (out, rows, cols).
+
+    Implemented by `cnnvjp.local_conv`. [GBC] 9.9.
+    """
+    w, V = given("w", w, 6), given("V", V, 3)
+    maps, J, L, channels, rows, cols = w.shape
+    require(channels == V.shape[0], f"w {w.shape} and V {V.shape} differ in input channels")
+    size = sizes_within(V.shape[1:], (rows, cols))
+    require(size == (J, L), f"w has weights for {(J, L)} positions; Z has {size}")
+
+    Z = np.zeros((maps, J, L))
+    z, v, weights = from_1(Z), from_1(V), from_1(w)
+    for i, j, k in over((1, maps), (1, J), (1, L)):
+        for l, m, n in over((1, channels), (1, rows), (1, cols)):
+            z[i, j, k] += v[l, j + m - 1, k + n - 1] * weights[i, j, k, l, m, n]
+    return Z
+
+
+def gbc_9_10(K: ArrayLike, V: ArrayLike) -> Array:
+    """Tiled convolution: outputs cycle through t kernels along each axis.
+
+    Z_i,j,k = Σ_l,m,n V_l,j+m−1,k+n−1 K_i,l,m,n,j%t+1,k%t+1
+
+    The first output along an axis, j = 1, uses kernel 2 if t > 1; the output j = t uses kernel 1.
+
+    Args:
+        K: the kernels, (out, in, rows, cols, t, t), where the two t may differ: "straightforward to
+            generalize".
+        V: the image, (in, rows, cols).
+
+    Returns:
+        Z, (out, rows, cols), wherever the kernel lies within the image.
+
+    Implemented by `cnnvjp.tiled_conv`. [GBC] 9.10.
+    """
+    K, V = given("K", K, 6), given("V", V, 3)
+    require(K.shape[1] == V.shape[0], f"K {K.shape} and V {V.shape} differ in input channels")
+    maps, channels, rows, cols, t, u = K.shape
+    J, L = sizes_within(V.shape[1:], (rows, cols))
+
+    Z = np.zeros((maps, J, L))
+    z, v, kernel = from_1(Z), from_1(V), from_1(K)
+    for i, j, k in over((1, maps), (1, J), (1, L)):
+        for l, m, n in over((1, channels), (1, rows), (1, cols)):
+            z[i, j, k] += v[l, j + m - 1, k + n - 1] * kernel[i, l, m, n, j % t + 1, k % u + 1]
     return Z
 
 

@@ -263,6 +263,60 @@ def of_conv_kernel_grad(call):
     return [((*k, c_in // groups, dy[-1]), preferred(call["preferred_element_type"], dtype))]
 
 
+def kernels(call, w):
+    """D, and the positions and the size of the kernels of an unshared or tiled convolution."""
+    need(len(w) in (4, 6, 8) and 0 not in w)
+    ndim = len(w) // 2 - 1
+    precise(call["precision"])
+    return ndim, w[:ndim], w[ndim:-2]
+
+
+def fits(tiles, out, local):
+    need(tiles == out if local else all(t <= o for t, o in zip(tiles, out, strict=True)))
+
+
+def of_kernels(local):
+    def shape(call):
+        dtype, x, w = arrays(call, "x", "w", integers=True)
+        ndim, tiles, k = kernels(call, w)
+        batch, size, channels = maps(x, ndim)
+        need(channels == w[-2:-1])
+        out = counts(size, k, *(call[name] for name in SLIDING))
+        fits(tiles, out, local)
+        return with_bias(call, ("x",), (*batch, *out, w[-1]), ndim, dtype)
+
+    return shape
+
+
+def of_kernels_transpose(local):
+    def shape(call):
+        dtype, y, w = arrays(call, "y", "w", integers=True)
+        ndim, tiles, k = kernels(call, w)
+        batch, size, channels = maps(y, ndim)
+        need(channels == w[-1:])
+        fits(tiles, size, local)
+        out = admissible(size, k, *(call[name] for name in SLIDING), call["output_size"])
+        return with_bias(call, ("y",), (*batch, *out, w[-2]), ndim, dtype)
+
+    return shape
+
+
+def of_kernels_grad(*tiled):
+    def shape(call):
+        dtype, x, dy = arrays(call, "x", "dy", integers=True)
+        ndim = rank(call, *tiled, "kernel_size", *SLIDING)
+        k = entries(call["kernel_size"], ndim)
+        batch, size, (c_in,) = maps(x, ndim)
+        out = counts(size, k, *(call[name] for name in SLIDING))
+        tiles = tuple(entries(call["tiles"], ndim)) if tiled else out
+        fits(tiles, out, local=not tiled)
+        need(dy[:-1] == (*batch, *out) and dy[-1] > 0 and c_in > 0)
+        precise(call["precision"])
+        return [((*tiles, *k, c_in, dy[-1]), preferred(call["preferred_element_type"], dtype))]
+
+    return shape
+
+
 def pooled(call, x):
     """The shape of pooled maps."""
     call = {"dilation": 1, "ceil_mode": False} | call
@@ -583,6 +637,12 @@ SHAPES_OF = {
     "conv": of_conv,
     "conv_transpose": of_conv_transpose,
     "conv_kernel_grad": of_conv_kernel_grad,
+    "local_conv": of_kernels(local=True),
+    "local_conv_transpose": of_kernels_transpose(local=True),
+    "local_conv_kernel_grad": of_kernels_grad(),
+    "tiled_conv": of_kernels(local=False),
+    "tiled_conv_transpose": of_kernels_transpose(local=False),
+    "tiled_conv_kernel_grad": of_kernels_grad("tiles"),
     "max_pool": of_winner_pool,
     "min_pool": of_winner_pool,
     "max_unpool": of_max_unpool,

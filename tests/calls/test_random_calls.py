@@ -119,6 +119,24 @@ def cotangent(draw, ndim):
     return {"x": x, "dy": ones((2, *[6 - m for m in k], 4)), "kernel_size": k}
 
 
+def unshared(name, tiled):
+    """A call whose kernels are as many as its options, if they are the default ones, leave room for."""
+
+    def drawn(draw, ndim):
+        x, k = image(draw, ndim), draw(st.tuples(*[st.integers(1, 3)] * ndim))
+        out = tuple(max(n - m + 1, 1) for n, m in zip(x.shape[-1 - ndim : -1], k, strict=True))
+        out = x.shape[-1 - ndim : -1] if name == "y" else out
+        tiles = tuple(draw(st.integers(1, o)) for o in out) if tiled else out
+        b = draw(st.sampled_from([None, ones(4, x.dtype)]))
+        return {name: x, "w": ones((*tiles, *k, 4, 4), x.dtype), "b": b}
+
+    return drawn
+
+
+def tiled_cotangent(draw, ndim):
+    return {**cotangent(draw, ndim), "tiles": draw(st.tuples(*[st.integers(1, 4)] * ndim))}
+
+
 def patches(draw, ndim):
     k = draw(st.tuples(*[st.integers(1, 2)] * ndim))
     return {
@@ -133,6 +151,12 @@ REQUIRED = dict.fromkeys(SHAPES_OF, images("x")) | {
     "conv": convolved,
     "conv_transpose": transposed,
     "conv_kernel_grad": cotangent,
+    "local_conv": unshared("x", tiled=False),
+    "local_conv_transpose": unshared("y", tiled=False),
+    "local_conv_kernel_grad": cotangent,
+    "tiled_conv": unshared("x", tiled=True),
+    "tiled_conv_transpose": unshared("y", tiled=True),
+    "tiled_conv_kernel_grad": tiled_cotangent,
     **dict.fromkeys(["max_pool", "min_pool", "avg_pool", "sum_pool", "lp_pool", "unfold"], WINDOW),
     "weighted_avg_pool": images("x", window=per_axis(1, 3), weight=C),
     "max_unpool": lambda draw, ndim: (

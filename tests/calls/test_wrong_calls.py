@@ -62,6 +62,7 @@ NOT_NUMBERS = [None, "1", True, 1j, math.nan, math.inf, -math.inf, 10**400, (1.0
 NOT_COUNTS = [0, -1, 1.0, True, None, "2", (2,), ones(())]
 NOT_PRECISIONS = ["best", 3, True, ("high",) * 3, (), (None, "high"), ["best"] * 2, {}]
 PER_AXIS = ["stride", "dilation", "window", "factor", "size", "output_size", "kernel_size"]
+PER_AXIS += ["tiles"]
 FLAGS = ["flip_kernel", "ceil_mode", "count_include_pad", "return_argmax"]
 FLAGS += ["align_corners", "antialias", "approximate"]
 AN_INT = "it must be an int or a sequence of 2 ints, each at least"
@@ -86,6 +87,11 @@ BY_NAME = {  # of an option: what it cannot be, the error, and what would fit
     "preferred_element_type": (["foo", "int32", "bool", 3, X], TypeError, f"it must be {FLOAT}"),
 }
 INTEGERS = {"conv", "conv_transpose", "conv_kernel_grad", "max_pool", "min_pool", "max_unpool"}
+INTEGERS |= {
+    f"{kind}_conv{what}"
+    for kind in ("local", "tiled")
+    for what in ("", "_transpose", "_kernel_grad")
+}
 INTEGERS |= {"sum_pool", "global_max_pool", "adaptive_max_pool", "downsample", "upsample", "repeat"}
 INTEGERS |= {"pad", "pixel_shuffle", "pixel_unshuffle", "unfold", "fold", "flatten", "unflatten"}
 
@@ -128,6 +134,7 @@ def wrong_arrays(name):
 # ------------------------------------------------------------------------------------------
 
 OLD_KEY = jnp.zeros(2, "uint32")
+UNSHARED = ["local_conv", "tiled_conv", "local_conv_transpose", "tiled_conv_transpose"]
 ONE_KEY = r"it must be one key, as from jax\.random\.key\(0\)"
 MAPS_NOTHING_TO_NOTHING = ["downsample", "repeat", "pixel_shuffle", "pixel_unshuffle", "pad"]
 
@@ -144,6 +151,25 @@ WRONG = [
     ("conv_kernel_grad", dict(kernel_size=2), ValueError, r"^dy: got the shape \(2, 4, 4, 6\); .*\(2, 5, 5, C_out\)"),
     ("conv_kernel_grad", dict(kernel_size=(3,)), ValueError, r"^dy: got the shape"),
     ("conv_kernel_grad", dict(kernel_size=(3, 3), stride=(1,)), ValueError, r"^kernel_size: the options disagree"),
+    # Kernels for every position, or in turn.
+    ("local_conv", dict(w=W), ValueError, r"^w: got the shape \(3, 3, 4, 6\), kernels for \(3,\) positions; the output has \(4,\), each"),
+    *((name, dict(w=W[0]), ValueError, r"^w: got the shape \(3, 4, 6\); it must be \(\*positions, \*kernel, C_in, C_out\) with as many axes of positions as of the kernel, 1, 2 or 3$") for name in UNSHARED),
+    *((name, dict(w=ones((4, 0, 3, 3, 4, 6))), ValueError, r"^w: got the shape \(4, 0, 3, 3, 4, 6\); no axis may be empty$") for name in UNSHARED),
+    ("local_conv", dict(w=ones((4, 5, 3, 3, 4, 6))), ValueError, r"^w: got the shape \(4, 5, 3, 3, 4, 6\), kernels for \(4, 5\) positions; the output has \(4, 4\), each of which needs one: \(4, 4, \*kernel, C_in, C_out\)$"),
+    ("local_conv", dict(stride=2), ValueError, r"^w: got the shape .* kernels for \(4, 4\) positions; the output has \(2, 2\)"),
+    ("tiled_conv", dict(w=ones((4, 5, 3, 3, 4, 6))), ValueError, r"^w: got \(4, 5\) kernels in turn; the output has \(4, 4\) positions, and an axis can have no more kernels than those$"),
+    *((name, dict(x=X[..., :3]), ValueError, r"^x: got 3 channels; w of shape \(.*\) fits 4 of them$") for name in ["local_conv", "tiled_conv"]),
+    *((name, dict(x=X[0, 0]), ValueError, r"^x: got the shape \(6, 4\); with 2 spatial axes it must be") for name in ["local_conv", "tiled_conv"]),
+    *((name, dict(b=C), ValueError, r"^b: got the shape \(4,\); it must be tied, \(6,\), or untied, \(4, 4, 6\)$") for name in ["local_conv", "tiled_conv"]),
+    *((name, dict(y=X[..., :3]), ValueError, r"^y: got 3 channels; w of shape \(.*\) are the forward operation's kernels, which have 4 output channels$") for name in UNSHARED[2:]),
+    *((name, dict(y=X[:, :0]), ValueError, r"^y: got the spatial size \(0, 6\); every axis needs a position$") for name in UNSHARED[2:]),
+    *((name, dict(output_size=9), ValueError, r"^output_size: got \(9, 9\); the forward operation leads to the size \(6, 6\) from inputs of 8 × 8$") for name in UNSHARED[2:]),
+    ("local_conv_transpose", dict(y=X[:, :5]), ValueError, r"^w: got the shape .* kernels for \(6, 6\) positions; the output has \(5, 6\)"),
+    ("tiled_conv_transpose", dict(y=X[:, :1]), ValueError, r"^w: got \(2, 3\) kernels in turn; the output has \(1, 6\) positions"),
+    ("tiled_conv_kernel_grad", dict(tiles=(5, 1)), ValueError, r"^tiles: got \(5, 1\) kernels in turn; the output has \(4, 4\) positions"),
+    ("tiled_conv_kernel_grad", dict(tiles=(1,), kernel_size=(3, 3)), ValueError, r"^tiles: the options disagree"),
+    *((f"{kind}_conv_kernel_grad", dict(dy=X), ValueError, r"^dy: got the shape \(2, 6, 6, 4\); for x of shape \(2, 6, 6, 4\) and kernel_size \(3, 3\) the output of the forward operation is \(2, 4, 4, C_out\)$") for kind in ["local", "tiled"]),
+    *((f"{kind}_conv_kernel_grad", dict(dy=ones((2, 4, 4, 0))), ValueError, r"^dy: got the shape \(2, 4, 4, 0\); it needs a channel$") for kind in ["local", "tiled"]),
     ("adaptive_max_pool", dict(x=3.0), TypeError, r"^x: got float; it must be a jax or numpy array$"),
     ("relu6", dict(x=3.0), TypeError, r"^x: got float; it must be a jax or numpy array$"),
     ("upsample", dict(x=3.0), TypeError, r"^x: got float; it must be a jax or numpy array$"),

@@ -54,6 +54,7 @@ POSITIONAL = set(
         "window",
         "size",
         "factor",
+        "tiles",
         "padding",
         "output_size",
         "kernel_size",

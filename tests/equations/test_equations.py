@@ -234,6 +234,18 @@ def test_gbc_operations_are_gradients_and_adjoints(s, size):
     assert product == np.sum(V * dV) == np.sum(K * dK)
 
 
+def test_gbc_unshared_convolution_with_equal_weights_is_convolution():
+    K, V = integers(2, 3, 2, 3), integers(3, 4, 6)
+    equal = np.broadcast_to(K[:, None, None], (2, 3, 4, 3, 2, 3))
+    assert_array_equal(eq.gbc_9_9(equal, V), eq.gbc_9_8(K, V, 1))
+
+
+def test_gbc_tiles_take_turns_from_the_second_on():
+    """9.10: j % t + 1 for j = 1, 2, …, so kernel 2, 3, …, t, 1, 2, …"""
+    one = np.arange(1.0, 4.0).reshape(1, 1, 1, 1, 3, 1)  # three kernels of one tap: 1, 2 and 3
+    assert eq.gbc_9_10(one, np.ones((1, 7, 1)))[0, :, 0].tolist() == [2, 3, 1, 2, 3, 1, 2]
+
+
 @pytest.mark.parametrize(("output", "k", "s"), [(1, 1, 1), (3, 2, 1), (3, 2, 2), (4, 3, 3)])
 def test_every_listed_input_size_and_no_other_leads_to_the_output_size(output, k, s):
     leads = [n for n in range(k, 40) if eq.h_8_18_19((n, n), (k, k), 0, s) == (output, output)]
@@ -877,6 +889,9 @@ M = np.ones((3, 4))
 MISFITS = {
     "gbc_9_8, channels": lambda: eq.gbc_9_8(np.ones((1, 2, 2, 2)), M[None], 1),
     "gbc_9_8, stride": lambda: eq.gbc_9_8(np.ones((1, 1, 2, 2)), M[None], 0),
+    "gbc_9_9, positions": lambda: eq.gbc_9_9(np.ones((1, 3, 4, 1, 2, 2)), M[None]),
+    "gbc_9_9, channels": lambda: eq.gbc_9_9(np.ones((1, 2, 3, 2, 2, 2)), M[None]),
+    "gbc_9_10, channels": lambda: eq.gbc_9_10(np.ones((1, 2, 2, 2, 1, 1)), M[None]),
     "gbc_9_11, size of G": lambda: eq.gbc_9_11(M[None], M[None], 1, (2, 2)),
     "gbc_9_13, input size": lambda: eq.gbc_9_13(np.ones((1, 1, 2, 2)), M[None], 2, (9, 9)),
     "j_1, rank": lambda: eq.j_1(M[0], M),

@@ -28,6 +28,7 @@ from cnnvjp import (
     flatten,
     half_squared_error,
     leaky_relu,
+    local_conv,
     max_pool,
     max_unpool,
     pad,
@@ -39,6 +40,7 @@ from cnnvjp import (
     softplus,
     sum_pool,
     tanh,
+    tiled_conv,
     unflatten,
     upsample,
     weighted_avg_pool,
@@ -230,6 +232,20 @@ def input_gradient_of_maps():
 def kernel_gradient_of_maps():
     yield filters(pull_back(lambda w: conv(maps(A), w), kernels(K), dy=maps(DZ_MAPS)))
     yield filters(conv_kernel_grad(maps(A), maps(DZ_MAPS), (2, 3)))
+
+
+W_EACH, K_TURNS = random(2, 4, 4, 3, 2, 3), random(2, 3, 2, 3, 2, 3)
+
+
+@agrees_with(gbc_9_9=lambda equation: equation(W_EACH, A))
+def unshared_convolution():
+    yield planes(local_conv(maps(A), W_EACH.transpose(1, 2, 4, 5, 3, 0)))
+
+
+@agrees_with(gbc_9_10=lambda equation: equation(K_TURNS, A))
+def tiled_convolution():
+    w = np.roll(K_TURNS.transpose(4, 5, 2, 3, 1, 0), (-1, -1), (0, 1))  # 9.10 begins with kernel 2
+    yield planes(tiled_conv(maps(A), w))
 
 
 @agrees_with(b_rearranged_filters=lambda equation: equation(K))

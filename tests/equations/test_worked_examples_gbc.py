@@ -7,7 +7,18 @@ from checker import integers
 from numpy.testing import assert_array_equal
 from worked import filters, kernels, maps, planes, pull_back, shape_of
 
-from cnnvjp import conv, conv_kernel_grad, conv_transpose, equations
+from cnnvjp import (
+    conv,
+    conv_kernel_grad,
+    conv_transpose,
+    equations,
+    local_conv,
+    local_conv_kernel_grad,
+    local_conv_transpose,
+    tiled_conv,
+    tiled_conv_kernel_grad,
+    tiled_conv_transpose,
+)
 
 STRIDES = [1, 2, 3]
 
@@ -98,3 +109,65 @@ def test_the_size_depends_on_the_padding_policy_too():
     for padding, size in sizes.items():
         transpose = lambda y, w, p=padding: conv_transpose(y, w, stride=2, padding=p)
         assert shape_of(transpose, (8, 1), (3, 1, 1)) == (size, 1)
+
+
+# ------------------------------------------------------------------------------------------
+# Without sharing, and with some
+# ------------------------------------------------------------------------------------------
+
+
+def partial_derivatives(f, a):
+    """Those of a number that is linear in the array `a`."""
+    return np.array([f(unit.reshape(a.shape)) for unit in np.eye(a.size)]).reshape(a.shape)
+
+
+@pytest.mark.versions
+def test_unshared_convolution(rng):
+    """9.9, and what its two adjoints must be, as it is linear in the weights and in the image."""
+    W = integers(rng, 2, 2, 3, 2, 2, 3, dtype="float64")  # out, rows, columns, in, kernel
+    V = integers(rng, 2, 3, 5, dtype="float64")
+    G = integers(rng, 2, 2, 3, dtype="float64")
+    x, w, dy = maps(V), W.transpose(1, 2, 4, 5, 3, 0), maps(G)
+    assert_array_equal(planes(local_conv(x, w)), equations.gbc_9_9(W, V))
+
+    dV = partial_derivatives(lambda V: np.vdot(equations.gbc_9_9(W, V), G), V)
+    dW = partial_derivatives(lambda W: np.vdot(equations.gbc_9_9(W, V), G), W)
+    dx, dw = pull_back(local_conv, x, w, dy=dy)
+    assert_array_equal(planes(dx), dV)
+    assert_array_equal(dw, dW.transpose(1, 2, 4, 5, 3, 0))
+    assert_array_equal(local_conv_transpose(dy, w), dx)
+    assert_array_equal(local_conv_kernel_grad(x, dy, (2, 3)), dw)
+
+
+def in_turn(K):
+    """The kernels of 9.10, which begins with the second: "t % t = 0, (t + 1) % t = 1"."""
+    return np.roll(np.transpose(K, (4, 5, 2, 3, 1, 0)), (-1, -1), (0, 1))
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("t", [(1, 1), (2, 1), (2, 3)], ids=str)
+def test_tiled_convolution(rng, t):
+    """9.10, and its two adjoints."""
+    K = integers(rng, 2, 2, 2, 2, *t, dtype="float64")
+    V = integers(rng, 2, 5, 6, dtype="float64")
+    G = integers(rng, 2, 4, 5, dtype="float64")
+    x, w, dy = maps(V), in_turn(K), maps(G)
+    assert_array_equal(planes(tiled_conv(x, w)), equations.gbc_9_10(K, V))
+
+    dV = partial_derivatives(lambda V: np.vdot(equations.gbc_9_10(K, V), G), V)
+    dK = partial_derivatives(lambda K: np.vdot(equations.gbc_9_10(K, V), G), K)
+    dx, dw = pull_back(tiled_conv, x, w, dy=dy)
+    assert_array_equal(planes(dx), dV)
+    assert_array_equal(dw, in_turn(dK))
+    assert_array_equal(tiled_conv_transpose(dy, w), dx)
+    assert_array_equal(tiled_conv_kernel_grad(x, dy, t, (2, 2)), dw)
+
+
+def test_as_many_tiles_as_outputs_are_no_sharing(rng):
+    """ "If t is equal to the output width, this is the same as a locally connected layer": with the
+    kernels numbered as 9.10 does, the last output has the first."""
+    K, V = integers(rng, 3, 2, 2, 2, 4, 5, dtype="float64"), integers(rng, 2, 5, 6, dtype="float64")
+    W = np.roll(np.transpose(K, (0, 4, 5, 1, 2, 3)), (-1, -1), (1, 2))
+    assert_array_equal(equations.gbc_9_10(K, V), equations.gbc_9_9(W, V))
+    one = K[..., :1, :1]
+    assert_array_equal(equations.gbc_9_10(one, V), equations.gbc_9_8(one[..., 0, 0], V, 1))

@@ -516,11 +516,19 @@ def test_no_image(operation):
 
 
 # What cannot be done, or not with these options, to maps without a position
+UNSHARED = ["local_conv", "tiled_conv", "local_conv_kernel_grad", "tiled_conv_kernel_grad"]
 MAY_NEED_POSITIONS = ["conv", "conv_transpose", "conv_kernel_grad", "max_pool", "min_pool"]
 MAY_NEED_POSITIONS += ["max_unpool", "avg_pool", "sum_pool", "lp_pool", "weighted_avg_pool"]
 MAY_NEED_POSITIONS += ["global_max_pool", "global_avg_pool", "adaptive_avg_pool", "upsample"]
 MAY_NEED_POSITIONS += ["adaptive_max_pool", "downsample", "resize", "pad", "unfold", "batch_norm"]
-NEEDS_CHANNELS = ["conv", "conv_kernel_grad", "conv_general_dilated", "softmax_cross_entropy"]
+MAY_NEED_POSITIONS += UNSHARED
+NEEDS_CHANNELS = [
+    *UNSHARED,
+    "conv",
+    "conv_kernel_grad",
+    "conv_general_dilated",
+    "softmax_cross_entropy",
+]
 
 
 def without_channels(arrays):

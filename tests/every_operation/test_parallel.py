@@ -102,7 +102,7 @@ def test_one_argument_in_parts(operation):
 
 
 # What JAX's own operations refuse there: sums over divided channels, for whose result there are
-# several layouts, and selections between arrays of different ones.
+# several layouts, selections between arrays of different ones, and single entries of divided axes.
 REFUSED = {
     ("conv", 0, "last"),
     ("conv", 1, "last"),
@@ -110,12 +110,19 @@ REFUSED = {
     ("conv_general_dilated", 1, "last"),
     ("explicit", 0, "last"),
     ("explicit", 1, "last"),
+    ("local_conv", 1, "last"),
     ("pixel_shuffle", 0, "last"),
     ("prelu", 1, "first"),
     ("prelu", 1, "last"),
     ("softmax_cross_entropy", 0, "last"),
     ("softmax_cross_entropy", 1, "first"),
     ("softmax_cross_entropy", 1, "last"),
+    ("tiled_conv", 0, "last"),
+    ("tiled_conv", 1, "first"),
+    ("tiled_conv", 1, "last"),
+    ("tiled_conv_transpose", 0, "last"),
+    ("tiled_conv_transpose", 1, "first"),
+    ("tiled_conv_transpose", 1, "last"),
 }
 
 

@@ -29,7 +29,8 @@ from cnnvjp import (
     sum_pool,
 )
 from cnnvjp._lowering import cpu
-from cnnvjp._lowering.cpu import dense, grouped
+from cnnvjp._lowering import unshared as on_every_platform
+from cnnvjp._lowering.cpu import dense, grouped, unshared
 from cnnvjp._types import ArrayType
 from cnnvjp._windows.geometry import make_window
 
@@ -576,3 +577,40 @@ def test_the_door_names_the_arrays_to_the_choice_in_order(monkeypatch):
         "window_sum": (x.shape, window),
         "window_spread": (dy.shape, window),
     }
+
+
+# x, w, options: one, two and three dimensions
+UNSHARED = [
+    ((2, 9, 2), (4, 3, 2, 5), dict(stride=2)),
+    ((2, 7, 8, 3), (4, 3, 3, 3, 3, 2), dict(stride=(2, 3), padding=((1, 1), (0, 1)))),
+    ((1, 3, 4, 4, 1), (2, 2, 3, 2, 3, 2, 1, 2), dict(padding=((0, 0), (-1, 1), (0, 0)))),
+]
+
+
+@pytest.mark.parametrize("x, w, options", UNSHARED, ids=str)
+def test_few_products_with_a_kernel_for_every_position(rng, x, w, options):
+    x, w = normal(rng, *x), normal(rng, *w)
+    ndim = x.ndim - 2
+    options = dict(padding="VALID", stride=1, dilation=1) | options
+    window = make_window(x.shape[1:-1], w.shape[ndim:-2], **options)
+    sums = functools.partial(unshared.correlate_few, window=window)
+    products = functools.partial(
+        on_every_platform.correlate, window=window, precision=None, out=ArrayType(x.dtype)
+    )
+    assert_close(jax.jit(sums)(x, w), jax.jit(products)(x, w))
+
+
+def test_when_products_are_few(monkeypatch):
+    """Where each position has its own kernel, and a pooling behind it would not compute it anew."""
+    shapes = lambda *shapes: [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]
+    window = make_window((8, 8), (5, 5), 1, "VALID", 1)
+
+    def chosen(channels, tiles):
+        x, w = shapes((2, 8, 8, channels), (*tiles, 5, 5, channels, 4))
+        return cpu.unshared_correlation(x, w, window) is not None
+
+    monkeypatch.setattr(cpu, "SUMS_ONCE", True)
+    assert chosen(1, (4, 4)) and chosen(8, (4, 4))
+    assert not chosen(9, (4, 4)) and not chosen(1, (2, 4))
+    monkeypatch.setattr(cpu, "SUMS_ONCE", False)
+    assert not chosen(1, (4, 4))

@@ -27,6 +27,7 @@ from cnnvjp._lowering.cpu import (
     depthwise_loops,
     grouped,
     onednn,
+    unshared,
     volumes,
 )
 from cnnvjp._lowering.platform import Formulation
@@ -78,6 +79,9 @@ _MOST_BATCHES = 16  # each is compiled
 # Products for each output, up to which sums of whole maps win. Forward, 3 → 32 at 64×32×32: 3×3
 # 1.7 → 1.8; 5×5 3.2 → 3.9.
 _PRODUCTS = 64
+# The same, where every position has its own kernel: 5×5, 8 → 8 at 32×20×20 1.1 → 2.4; 16 → 16 at
+# 16×25×25 12 → 36.
+_UNSHARED_PRODUCTS = 200
 _COLOURS = 3  # input channels up to which they do. 3×3, 4 → 32: 2.5 → 2.3
 # Channels of a patch, up to which a matrix of patches wins where they overlap. Kernel gradient, 3×3
 # at 64×28×28: 2 → 32 1.2 → 2.5; 4 → 32 3.0 → 2.5. Side by side they always do: 2×2 s2, 128 → 256 at
@@ -223,6 +227,14 @@ def kernel_gradient(
             dense.kernel_gradient_in_batches, window=window, precision=precision, batches=batches
         )
     return plain
+
+
+def unshared_correlation(x: jax.Array, w: jax.Array, window: Window) -> Formulation | None:
+    """For the sums of a tiled convolution, where w is (*tiles, *kernel, C, O)."""
+    local = w.shape[: window.ndim] == window.output_size
+    if SUMS_ONCE and local and window.taps * x.shape[-1] <= _UNSHARED_PRODUCTS:
+        return functools.partial(unshared.correlate_few, window=window)
+    return None
 
 
 def window_sum(x: jax.Array, window: Window) -> Formulation | None:
