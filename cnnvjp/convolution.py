@@ -34,11 +34,20 @@ from cnnvjp._checks.convolution import (
     on_one_batch_axis,
 )
 from cnnvjp._checks.options import positive_int
-from cnnvjp._types import ArrayType, Padding, PerAxis, Precision, primal_type, summed_type
+from cnnvjp._types import (
+    ArrayType,
+    ConvPadding,
+    Padding,
+    PerAxis,
+    Precision,
+    primal_type,
+    summed_type,
+)
 from cnnvjp._windows.axes import rot180
 from cnnvjp._windows.geometry import Window, forward_input_size, make_window
 from cnnvjp._windows.spatial import per_axis, spatial_rank, spatial_size
 from cnnvjp.affine import bias_added
+from cnnvjp.padding import FILLS, filled
 
 # ------------------------------------------------------------------------------------------
 # The three operations, on one batch axis
@@ -83,7 +92,7 @@ def conv(
     b: chex.Array | None = None,
     *,
     stride: PerAxis = 1,
-    padding: Padding = "VALID",
+    padding: ConvPadding = "VALID",
     dilation: PerAxis = 1,
     groups: int = 1,
     flip_kernel: bool = False,
@@ -103,14 +112,17 @@ def conv(
         dw = g(x, dy), x against dy (`conv_kernel_grad`)
         db = Σ dy over all that shares the bias (`add_bias`)
 
+    A filled padding is `pad` before the convolution, and its rule comes after these.
+
     Args:
         x: images, (*batch, *spatial, C_in), with any number of batch axes. Float or integer.
         w: kernel, (*kernel, C_in // groups, C_out), of x's dtype. Its rank gives D.
         b: bias, tied (C_out,) or untied (*out_spatial, C_out), of x's dtype or the output's.
         stride: the step between two outputs, an int or D ints.
         padding: "VALID", "SAME" (of an odd number, one more after), "SAME_LOWER" (before), "FULL"
-            (d·(k−1) on both sides), an int, D ints, or D pairs (before, after); negative
-            numbers crop.
+            (d·(k−1) on both sides), "CAUSAL" (d·(k−1) before), an int, D ints, or D pairs
+            (before, after); negative numbers crop. Or "CIRCULAR", "REFLECT", "SYMMETRIC" or
+            "EDGE", for this operation alone: as much as "SAME", filled as `pad` fills it.
         dilation: the distance between two taps, an int or D ints.
         groups: how many groups the channels fall into; `groups=C_in` is depthwise.
         flip_kernel: rotates the kernel by 180°.
@@ -142,6 +154,8 @@ def conv(
     window = forward_window(x, w, stride, padding, dilation)
     check_channels(x, w, groups)
     options = make_options(x, groups, flip_kernel, precision, preferred_element_type)
+    if isinstance(padding, str) and padding in FILLS:
+        x, window = filled(x, window, FILLS[padding])
     y = on_one_batch_axis(lambda x: call(_conv, x, w, window, options), ndim, x=x)
     return y if b is None else bias_added(y, check_bias(b, y, ndim, x=x))
 
@@ -201,7 +215,7 @@ def conv_transpose(
         w: kernel of the forward convolution, (*kernel, C_in // groups, C_out), of y's dtype.
         b: bias, tied (C_in,) or untied (*spatial, C_in), of y's dtype or the output's.
         stride: of the forward convolution, as are padding, dilation, groups and flip_kernel.
-        padding: as in `conv`.
+        padding: as in `conv`, but for the names that are its alone.
         dilation: as in `conv`.
         groups: as in `conv`.
         output_size: the spatial size of the forward convolution's input, an int or D ints:
@@ -300,7 +314,7 @@ def conv_kernel_grad(
         kernel_size: the kernel's spatial size, an int or D ints. The stride alone does not
             tell it: kernels of several sizes can lead to the same output.
         stride: of the forward convolution, as are padding, dilation, groups and flip_kernel.
-        padding: as in `conv`.
+        padding: as in `conv`, but for the names that are its alone.
         dilation: as in `conv`.
         groups: as in `conv`.
         flip_kernel: as in `conv`.

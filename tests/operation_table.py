@@ -123,7 +123,7 @@ OPERATIONS = [
     image("resize", lambda x: cnnvjp.resize(x, (9, 4), antialias=True)),
     *(
         image("pad", lambda x, m=m: cnnvjp.pad(x, ((1, 2), (-1, 3)), mode=m))
-        for m in ("constant", "reflect", "edge", "circular")
+        for m in ("constant", "reflect", "symmetric", "edge", "circular")
     ),
     image("pixel_shuffle", lambda x: cnnvjp.pixel_shuffle(x, 2)),
     image("pixel_unshuffle", lambda x: cnnvjp.pixel_unshuffle(x, 2)),

@@ -14,8 +14,8 @@ from jax.typing import DTypeLike
 
 from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.options import flag_option, hashable_precision, positive_int
-from cnnvjp._types import FLOATS, Padding, PerAxis, Precision
-from cnnvjp._windows.geometry import Window, make_window
+from cnnvjp._types import FLOATS, ConvPadding, PerAxis, Precision
+from cnnvjp._windows.geometry import CONV_PADDINGS, Window, make_window
 from cnnvjp._windows.spatial import spatial_size
 
 
@@ -69,11 +69,11 @@ def _output_dtype(dtype: np.dtype, preferred: DTypeLike) -> np.dtype:
 
 
 def forward_window(
-    x: jax.Array, w: jax.Array, stride: PerAxis, padding: Padding, dilation: PerAxis
+    x: jax.Array, w: jax.Array, stride: PerAxis, padding: ConvPadding, dilation: PerAxis
 ) -> Window:
     """Places the kernel `w` over the images `x`."""
     images = spatial_size(x.shape, kernel_ndim(w))
-    return make_window(images, w.shape[:-2], stride, padding, dilation)
+    return make_window(images, w.shape[:-2], stride, padding, dilation, names=CONV_PADDINGS)
 
 
 def kernel_ndim(w: jax.Array) -> int:

@@ -228,6 +228,14 @@ def with_bias(call, names, y, ndim, dtype):
 
 
 SLIDING = ("stride", "padding", "dilation")
+COPYING = {"CIRCULAR": "circular", "REFLECT": "reflect", "SYMMETRIC": "symmetric", "EDGE": "edge"}
+LIMIT = {  # to how far pixels are copied
+    "reflect": lambda n: n - 1,
+    "symmetric": lambda n: n,
+    "circular": lambda n: n,
+    "edge": lambda n: math.inf,
+    "constant": lambda n: math.inf,
+}
 
 
 def of_conv(call):
@@ -235,7 +243,18 @@ def of_conv(call):
     ndim, groups = kernel(call, x, w)
     batch, size, channels = maps(x, ndim)
     need(channels == (w[-2] * groups,))
-    out = counts(size, w[:-2], *(call[name] for name in SLIDING))
+    stride, padding, dilation = (call[name] for name in SLIDING)
+    if isinstance(padding, str) and padding in ("CAUSAL", *COPYING):
+        reach = [d * (k - 1) for d, k in zip(entries(dilation, ndim), w[:-2], strict=True)]
+        if padding == "CAUSAL":
+            padding = [(r, 0) for r in reach]
+        else:
+            padding, fill = "SAME", COPYING[padding]
+            s = entries(stride, ndim)
+            for axis, n in enumerate(size):
+                need(n > 0)
+                need(max(border("SAME", n, reach[axis] + 1, s[axis], axis, ndim)) <= LIMIT[fill](n))
+    out = counts(size, w[:-2], stride, padding, dilation)
     return with_bias(call, ("x",), (*batch, *out, w[-1]), ndim, dtype)
 
 
@@ -398,7 +417,7 @@ def of_resize(call):
 
 
 def of_pad(call):
-    mode = choice(call["mode"], "constant", "reflect", "edge", "circular")
+    mode = choice(call["mode"], "constant", "reflect", "symmetric", "edge", "circular")
     dtype, x = arrays(call, "x", integers=True)
     value = call["value"]
     value = value.item() if isinstance(value, np.number) else value
@@ -410,8 +429,7 @@ def of_pad(call):
     out = []
     for axis, n in enumerate(size):
         before, after = border(call["padding"], n, 1, 1, axis, ndim)
-        limit = {"reflect": n - 1, "circular": n}.get(mode, math.inf)
-        need(max(before, after) <= limit and n + before + after >= min(n, 1))
+        need(max(before, after) <= LIMIT[mode](n) and n + before + after >= min(n, 1))
         out.append(n + before + after)
     return [((*batch, *out, *channels), dtype)]
 

@@ -22,7 +22,7 @@ PACKAGE = str(Path(cnnvjp.__file__).parent)
 
 ANYTHING = [
     None, True, False, 0, 1, 2, 3, -1, -2, 2**31, 10**400, 0.5, 1.0, -0.5, 2.5, 1e300,
-    math.nan, math.inf, -math.inf, 1j, "", "SAME", "VALID", "same", "first", "2", b"22", (), [],
+    math.nan, math.inf, -math.inf, 1j, "", "SAME", "VALID", "same", "EDGE", "first", "2", b"22", (), [],
     (1,), (2,), [2, 2], (1, 2), (0, 1), (1, -1), (1, None), (1.0, 1.0), (True, True), (1, 1, 1),
     (2, 2, 2, 2), ((1, 1),), ((1, 0), (0, 1)), ((1, 1, 1), (1, 1, 1)), ("SAME", "SAME"), {},
     {"x": 1}, {2}, range, object(), Foreign(), np.float32, jnp.int32, jnp.dtype("float32"),
@@ -68,7 +68,7 @@ OPTIONS = {
     "spatial_ndim": lambda draw, ndim: ndim,
     "ties": one_of("first", "split"),
     "order": one_of("row", "column"),
-    "mode": one_of("constant", "reflect", "edge", "circular"),
+    "mode": one_of("constant", "reflect", "symmetric", "edge", "circular"),
     "method": one_of("nearest", "nearest-exact", "linear", "cubic"),
     "value": one_of(0, 1, -1.5, np.float32(2), np.inf),
     "p": one_of(1, 1.5, 2, 3),
@@ -108,6 +108,11 @@ def convolved(draw, ndim):
     return {"x": x, "w": ones((*k, 4 // groups, 4), x.dtype), "b": b, "groups": groups}
 
 
+def padded_and_convolved(draw, ndim):
+    names = st.sampled_from(["CIRCULAR", "REFLECT", "SYMMETRIC", "EDGE", "CAUSAL"])
+    return convolved(draw, ndim) | {"padding": draw(names | st.just(padding(draw, ndim)))}
+
+
 def transposed(draw, ndim):
     call = convolved(draw, ndim)
     return {"y": call.pop("x"), **call}
@@ -130,7 +135,7 @@ def patches(draw, ndim):
 WINDOW = images("x", window=per_axis(1, 3))
 FACTOR = images("x", factor=per_axis(1, 2))
 REQUIRED = dict.fromkeys(SHAPES_OF, images("x")) | {
-    "conv": convolved,
+    "conv": padded_and_convolved,
     "conv_transpose": transposed,
     "conv_kernel_grad": cotangent,
     **dict.fromkeys(["max_pool", "min_pool", "avg_pool", "sum_pool", "lp_pool", "unfold"], WINDOW),

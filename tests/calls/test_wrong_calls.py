@@ -73,7 +73,11 @@ BY_NAME = {  # of an option: what it cannot be, the error, and what would fit
     **dict.fromkeys(FLAGS, (NOT_FLAGS, TypeError, "it must be True or False")),
     "ties": (NOT_CHOICES, ValueError, "it must be 'first' or 'split'"),
     "order": (NOT_CHOICES, ValueError, "it must be 'row' or 'column'"),
-    "mode": (NOT_CHOICES, ValueError, "it must be one of constant, reflect, edge, circular"),
+    "mode": (
+        NOT_CHOICES,
+        ValueError,
+        "it must be one of constant, reflect, symmetric, edge, circular",
+    ),
     "method": (NOT_CHOICES, ValueError, "it must be one of nearest, nearest-exact, linear, cubic"),
     "groups": (NOT_COUNTS, ValueError, "it must be an int of at least 1"),
     "eps": ([-1e-9, *NOT_NUMBERS], ValueError, "it must be a finite Python number of at least 0"),
@@ -303,7 +307,7 @@ WRONG = [
     # Options of every axis: their length, their range, and what JAX or NumPy made of them.
     ("conv", dict(stride=(1, 1, 1)), ValueError, r"^stride: got \(1, 1, 1\); it must be an int or a sequence of 2 ints, each at least 1$"),
     ("conv", dict(dilation=()), ValueError, r"^dilation: got \(\); it must be an int or a sequence of 2 ints"),
-    ("conv", dict(padding=((1, 1),)), ValueError, r"^padding: got \(\(1, 1\),\); it must be one of VALID, SAME, SAME_LOWER, FULL, an int"),
+    ("conv", dict(padding=((1, 1),)), ValueError, r"^padding: got \(\(1, 1\),\); it must be one of VALID, SAME, SAME_LOWER, FULL, CIRCULAR, REFLECT, SYMMETRIC, EDGE, CAUSAL, an int"),
     ("conv", dict(stride=2**31), ValueError, r"^stride: got 2147483648; it must be at most 2147483647$"),
     ("unfold", dict(dilation=(1, 10**30)), ValueError, r"^dilation: got \(1, 10+\); it must be at most 2147483647$"),
     ("max_pool", dict(padding=-(2**31)), ValueError, r"^padding: got -2147483648; it must be at most 2147483647 on a side$"),
@@ -322,11 +326,18 @@ WRONG = [
         for wrong in [0, 4, -1]
     ),
     *(
-        (name, dict(padding=wrong), ValueError, rf"^padding: got '{wrong}'; the names are VALID, SAME, SAME_LOWER, FULL$")
+        (name, dict(padding=wrong), ValueError, rf"^padding: got '{wrong}'; the names are VALID, SAME, SAME_LOWER, FULL{', CIRCULAR, REFLECT, SYMMETRIC, EDGE, CAUSAL' * (name == 'conv')}$")
         for name in FUNCTIONS
         if "padding" in inspect.signature(PUBLIC[name]).parameters and name not in ("pad", "conv_general_dilated")
         for wrong in ["same", "", "SAMEISH", "VALID "]
     ),
+    *(
+        (name, dict(padding=of_conv), ValueError, rf"^padding: got '{of_conv}', which only cnnvjp\.conv takes; the names are VALID, SAME, SAME_LOWER, FULL; or pad x first, with cnnvjp\.pad$")
+        for name in FUNCTIONS
+        if "padding" in inspect.signature(PUBLIC[name]).parameters and name not in ("pad", "conv", "conv_general_dilated")
+        for of_conv in ["CIRCULAR", "CAUSAL"]
+    ),
+    ("conv", dict(padding="REFLECT", dilation=6), ValueError, r"^padding: got \(6, 6\) for spatial axis 0, which has 6 positions; with mode='reflect' it must be at most 5 on either side$"),
     ("pad", dict(padding="SAME"), ValueError, r"^padding: got 'SAME'; it must be an int, a sequence of 2 ints, or of 2 pairs \(before, after\)$"),
     ("pad", dict(padding=-3), ValueError, r"^padding: got \(-3, -3\) for spatial axis 0, which has 6 positions; one must remain$"),
     ("pad", dict(padding=6, mode="reflect"), ValueError, r"^padding: got \(6, 6\) for spatial axis 0, which has 6 positions; with mode='reflect' it must be at most 5 on either side$"),
