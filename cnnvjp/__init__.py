@@ -26,11 +26,13 @@ from cnnvjp.affine import add_bias, dense, flatten, scale, unflatten
 from cnnvjp.batch_normalization import batch_norm, batch_norm_inference
 from cnnvjp.compiling import cpu_compiler_options, jit, use_cpu_compiler_options
 from cnnvjp.convolution import conv, conv_kernel_grad, conv_transpose
+from cnnvjp.local_response import local_response_norm
 from cnnvjp.losses import half_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from cnnvjp.max_pooling import max_pool, min_pool
 from cnnvjp.max_unpooling import max_unpool
 from cnnvjp.model import Model
-from cnnvjp.normalization import group_norm, layer_norm, standardize
+from cnnvjp.morphology import max_plus_conv, min_plus_conv
+from cnnvjp.normalization import group_norm, instance_norm, layer_norm, standardize
 from cnnvjp.padding import pad
 from cnnvjp.regularization import dropout, l2_penalty
 from cnnvjp.resampling import downsample, pixel_shuffle, pixel_unshuffle, repeat, upsample
@@ -70,15 +72,19 @@ __all__ = [
     "group_norm",
     "half_squared_error",
     "hard_swish",
+    "instance_norm",
     "interop",
     "jit",
     "l2_penalty",
     "layer_norm",
     "leaky_relu",
+    "local_response_norm",
     "log_softmax",
     "lp_pool",
+    "max_plus_conv",
     "max_pool",
     "max_unpool",
+    "min_plus_conv",
     "min_pool",
     "models",
     "pad",

@@ -308,6 +308,13 @@ def of_winner_pool(call):
     return [(y, dtype)] + [(y, jnp.dtype("int32"))] * flag(call["return_argmax"])
 
 
+def of_winner_conv(call):
+    dtype, x, w = arrays(call, "x", "w", integers=True)
+    need(2 <= len(w) <= 4 and 0 not in w[:-1] and x[-1:] == w[-1:])
+    entries(call["stride"], len(w) - 1)
+    return [(pooled(call | {"window": w[:-1], "spatial_ndim": None}, x), dtype)]
+
+
 def of_max_unpool(call):
     dtype, y = arrays(call, "y", integers=True)
     need(is_array(call["argmax"]) and call["argmax"].dtype.kind in "iu")
@@ -552,6 +559,22 @@ def of_group_norm(call):
     return [(x, dtype)]
 
 
+def of_instance_norm(call):
+    dtype, x = channelwise(call, "gamma", "beta")
+    maps(x, rank(call), least=0)
+    return [(x, dtype)]
+
+
+def of_local_response_norm(call):
+    dtype, x = arrays(call, "x")
+    need(x)
+    whole(call["size"])
+    real(call["alpha"], low=0)
+    real(call["beta"])
+    real(call["k"], low=0)
+    return [(x, dtype)]
+
+
 def of_dropout(call):
     key, (dtype, x) = call["key"], arrays(call, "x")
     need(isinstance(key, jax.Array | np.ndarray))
@@ -603,6 +626,8 @@ SHAPES_OF = {
     "conv_kernel_grad": of_conv_kernel_grad,
     "max_pool": of_winner_pool,
     "min_pool": of_winner_pool,
+    "max_plus_conv": of_winner_conv,
+    "min_plus_conv": of_winner_conv,
     "max_unpool": of_max_unpool,
     "avg_pool": of_avg_pool,
     "sum_pool": of_sum_pool,
@@ -636,6 +661,8 @@ SHAPES_OF = {
     "batch_norm_inference": of_batch_norm_inference,
     "layer_norm": of_layer_norm,
     "group_norm": of_group_norm,
+    "instance_norm": of_instance_norm,
+    "local_response_norm": of_local_response_norm,
     "dropout": of_dropout,
     "l2_penalty": of_l2_penalty,
     "half_squared_error": of_half_squared_error,

@@ -79,6 +79,9 @@ OPTIONS = {
     "b": lambda draw, ndim: draw(st.sampled_from([ones(4), ones(5)])),
     "negative_slope": one_of(0, 0.1, -2),
     "alpha": one_of(0, 0.1, 2),
+    "size": one_of(1, 2, 5),
+    "beta": one_of(0, 0.75, -1),
+    "k": one_of(0.5, 1, 2),
 }
 FLAG = one_of(True, False)
 
@@ -118,6 +121,11 @@ def transposed(draw, ndim):
     return {"y": call.pop("x"), **call}
 
 
+def added(draw, ndim):
+    x, k = image(draw, ndim), draw(st.tuples(*[st.integers(1, 3)] * ndim))
+    return {"x": x, "w": ones((*k, 4), x.dtype)}
+
+
 def cotangent(draw, ndim):
     k = draw(st.tuples(*[st.integers(1, 2)] * ndim))
     x = ones((2, *[5] * ndim, 4))
@@ -140,6 +148,7 @@ REQUIRED = dict.fromkeys(SHAPES_OF, images("x")) | {
     "conv_kernel_grad": cotangent,
     **dict.fromkeys(["max_pool", "min_pool", "avg_pool", "sum_pool", "lp_pool", "unfold"], WINDOW),
     "weighted_avg_pool": images("x", window=per_axis(1, 3), weight=C),
+    **dict.fromkeys(["max_plus_conv", "min_plus_conv"], added),
     "max_unpool": lambda draw, ndim: (
         (x := image(draw, ndim)),
         {"y": x, "argmax": x.astype(int), "output_size": per_axis(1, 9)(draw, ndim)},
@@ -154,7 +163,7 @@ REQUIRED = dict.fromkeys(SHAPES_OF, images("x")) | {
     "unflatten": lambda draw, ndim: {"v": ones((3, 12)), "shape": draw(st.sampled_from([(2, 3, 2), (12, 1), [1, 3, 4, 1], (2, 6)]))},
     "prelu": images("x", slope=C),
     "standardize": images("x", mean=C, std=C),
-    **dict.fromkeys(["batch_norm", "layer_norm"], images("x", gamma=C, beta=C)),
+    **dict.fromkeys(["batch_norm", "layer_norm", "instance_norm"], images("x", gamma=C, beta=C)),
     "batch_norm_inference": images("x", gamma=C, beta=C, mean=C, var=C),
     "group_norm": images("x", gamma=C, beta=C, groups=one_of(1, 2, 4)),
     "dropout": images("x", key=KEY, rate=one_of(0, 0.5, 1)),

@@ -85,12 +85,24 @@ BY_NAME = {  # of an option: what it cannot be, the error, and what would fit
     "p": ([0.9, *NOT_NUMBERS], ValueError, "it must be a finite Python number of at least 1"),
     "negative_slope": (NOT_NUMBERS, ValueError, "it must be a finite Python number"),
     "alpha": (NOT_NUMBERS, ValueError, "it must be a finite Python number"),
+    "k": ([-1e-9, *NOT_NUMBERS], ValueError, "it must be a finite Python number of at least 0"),
+    "local_response_norm.size": (NOT_COUNTS, ValueError, "it must be an int of at least 1"),
+    "local_response_norm.beta": (NOT_NUMBERS, ValueError, "it must be a finite Python number"),
     "spatial_ndim": (["2", 1.5, True, (2,), 1j], ValueError, "it must be 1, 2 or 3"),
     "precision": (NOT_PRECISIONS, ValueError, "it must be None, 'default', 'high', 'highest', a"),
     "preferred_element_type": (["foo", "int32", "bool", 3, X], TypeError, f"it must be {FLOAT}"),
 }
 INTEGERS = {"conv", "conv_transpose", "conv_kernel_grad", "max_pool", "min_pool", "max_unpool"}
-INTEGERS |= {"sum_pool", "global_max_pool", "adaptive_max_pool", "downsample", "upsample", "repeat"}
+INTEGERS |= {
+    "max_plus_conv",
+    "min_plus_conv",
+    "sum_pool",
+    "global_max_pool",
+    "adaptive_max_pool",
+    "downsample",
+    "upsample",
+    "repeat",
+}
 INTEGERS |= {"pad", "pixel_shuffle", "pixel_unshuffle", "unfold", "fold", "flatten", "unflatten"}
 
 
@@ -99,7 +111,8 @@ def wrong_options(name):
     if name == "conv_general_dilated":
         return  # lax reads them
     for option, parameter in inspect.signature(PUBLIC[name]).parameters.items():
-        values, kind, fitting = BY_NAME.get(option, ([], None, ""))
+        known = BY_NAME.get(option, ([], None, ""))
+        values, kind, fitting = BY_NAME.get(f"{name}.{option}", known)
         if fitting.startswith(AN_INT) and parameter.default is not None:
             values = [None, *values]
         for value in values:
@@ -143,6 +156,20 @@ WRONG = [
     ("conv", dict(b=ones((2, 4, 4, 6))), ValueError, r"^b: got the shape \(2, 4, 4, 6\)"),
     ("conv", dict(groups=2), ValueError, r"^x: got 4 channels; .* groups=2 fits 4 · 2 = 8$"),
     ("conv", dict(x=X.astype("int8"), w=W.astype("int8"), b=None, preferred_element_type="uint16"), TypeError, r"^preferred_element_type: got 'uint16' for arrays of int8; it must be a signed integer"),
+    *(
+        (name, {argument: wrong}, ValueError, text)
+        for name in ["max_plus_conv", "min_plus_conv"]
+        for argument, wrong, text in [
+            ("w", C, r"^w: got the shape \(4,\); it must be \(\*window, C\) with 1, 2 or 3 spatial axes, none of them empty$"),
+            ("w", ones((2, 0, 4)), r"^w: got the shape \(2, 0, 4\)"),
+            ("w", ones((2, 2, 3)), r"^w: got 3 channels; it must have those of x, 4$"),
+            ("w", ones((7, 2, 4)), r"^w: its size 7 with dilation 1 covers 7 positions of spatial axis 0, which has 6"),
+            ("x", X[0, 0], r"^x: got the shape \(6, 4\); with 2 spatial axes it must be"),
+            ("x", X[:, :0], r"^x: got the spatial size \(0, 6\); every axis needs a position$"),
+            ("padding", 3, r"^padding: got 3; window 0 of spatial axis 0 \(size 2, dilation 1\) has no tap on the 6"),
+            ("stride", (1, 1, 1), r"^stride: got \(1, 1, 1\); it must be an int or a sequence of 2 ints"),
+        ]
+    ),
     ("conv_transpose", dict(y=X[0, 0]), ValueError, r"^y: got the shape \(6, 4\)"),
     ("conv_kernel_grad", dict(dy=ones((1, 4, 4, 6))), ValueError, r"^dy: got the shape \(1, 4, 4, 6\)"),
     ("conv_kernel_grad", dict(kernel_size=2), ValueError, r"^dy: got the shape \(2, 4, 4, 6\); .*\(2, 5, 5, C_out\)"),
@@ -223,7 +250,7 @@ WRONG = [
     ("standardize", dict(mean=-(10**400)), ValueError, r"^mean: got -10+, which float64 cannot hold"),
     *(
         (name, {argument: wrong}, ValueError, rf"^{argument}: got the shape {re.escape(str(np.shape(wrong)))}; for x of shape \(2, 6, 6, 4\) it must be \(4,\), one number per channel$")
-        for name in ["batch_norm", "batch_norm_inference", "layer_norm", "group_norm"]
+        for name in ["batch_norm", "batch_norm_inference", "layer_norm", "group_norm", "instance_norm"]
         for argument in ["gamma", "beta"]
         for wrong in [1.0, ones(3), ones((1, 4))]
     ),
@@ -235,6 +262,9 @@ WRONG = [
         TypeError,
         r"^var: got bfloat16, but mean is float32",
     ),
+    ("instance_norm", dict(x=X[0, 0]), ValueError, r"^x: got the shape \(6, 4\); with 2 spatial"),
+    ("local_response_norm", dict(x=C[0]), ValueError, r"^x: got the shape \(\); it must be \(\.\.\., C\)$"),
+    ("local_response_norm", dict(alpha=-1), ValueError, r"^alpha: got -1; it must be a finite Python number of at least 0$"),
     ("layer_norm", dict(x=1.0), ValueError, r"^x: got the shape \(\); it must be \(\*batch, \*spatial, C\)$"),
     ("half_squared_error", dict(t=C), ValueError, r"^t: got the shape \(4,\); it must be that of y, \(2, 3\)$"),
     ("sigmoid_cross_entropy", dict(labels=C), ValueError, r"^labels: got the shape \(4,\); it must be that of logits, \(2, 3\)$"),
