@@ -112,10 +112,12 @@ def conv(
         dw = g(x, dy), x against dy (`conv_kernel_grad`)
         db = Σ dy over all that shares the bias (`add_bias`)
 
-    A filled padding is `pad` before the convolution, and its rule comes after these.
+    A filled padding is `pad` before the convolution, and its rule comes after these. Of complex
+    numbers the rules are the same: in JAX's convention none of them is conjugated.
 
     Args:
-        x: images, (*batch, *spatial, C_in), with any number of batch axes. Float or integer.
+        x: images, (*batch, *spatial, C_in), with any number of batch axes. Float, integer or
+            complex.
         w: kernel, (*kernel, C_in // groups, C_out), of x's dtype. Its rank gives D.
         b: bias, tied (C_out,) or untied (*out_spatial, C_out), of x's dtype or the output's.
         stride: the step between two outputs, an int or D ints.
@@ -148,7 +150,7 @@ def conv(
 
     Source: [GBC] 9.8 (as 9.11 implies it), 9.11–9.13; [J] 1–2, 13, 20; [H] 8.8–8.9, 8.20; [B].
     """
-    x, w = operands(integers=True, x=x, w=w)
+    x, w = operands(integers=True, complex=True, x=x, w=w)
     ndim = kernel_ndim(w)
     groups = check_groups(groups, w)
     window = forward_window(x, w, stride, padding, dilation)
@@ -211,7 +213,7 @@ def conv_transpose(
         dy = c(dx, w)  (`conv`),   dw = g(dx, y)  (`conv_kernel_grad`),   db = Σ dx.
 
     Args:
-        y: maps, (*batch, *out_spatial, C_out). Float or integer.
+        y: maps, (*batch, *out_spatial, C_out). Float, integer or complex.
         w: kernel of the forward convolution, (*kernel, C_in // groups, C_out), of y's dtype.
         b: bias, tied (C_in,) or untied (*spatial, C_in), of y's dtype or the output's.
         stride: of the forward convolution, as are padding, dilation, groups and flip_kernel.
@@ -244,7 +246,7 @@ def conv_transpose(
 
     Source: [GBC] 9.12–9.13; [J] 20–22; [H] 8.38–8.45; [B]; [S].
     """
-    y, w = operands(integers=True, y=y, w=w)
+    y, w = operands(integers=True, complex=True, y=y, w=w)
     ndim = kernel_ndim(w)
     groups = check_groups(groups, w)
     if y.shape[-1:] != w.shape[-1:]:
@@ -309,7 +311,7 @@ def conv_kernel_grad(
         dx = h(dy, v)  (`conv_transpose`),   d(dy) = c(x, v)  (`conv`).
 
     Args:
-        x: images, (*batch, *spatial, C_in). Float or integer.
+        x: images, (*batch, *spatial, C_in). Float, integer or complex.
         dy: the cotangent of conv's output, (*batch, *out_spatial, C_out), of x's dtype.
         kernel_size: the kernel's spatial size, an int or D ints. The stride alone does not
             tell it: kernels of several sizes can lead to the same output.
@@ -338,7 +340,7 @@ def conv_kernel_grad(
 
     Source: [GBC] 9.11; [J] 13; [H] 8.47; [B], "Gradient w.r.t. Filters".
     """
-    x, dy = operands(integers=True, x=x, dy=dy)
+    x, dy = operands(integers=True, complex=True, x=x, dy=dy)
     ndim = spatial_rank(
         spatial_ndim, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation
     )

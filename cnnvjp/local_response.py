@@ -13,6 +13,7 @@ from cnnvjp._checks.compiled import call
 from cnnvjp._checks.options import number_option, positive_int
 from cnnvjp._types import widened
 from cnnvjp._windows.geometry import Window
+from cnnvjp._windows.spatial import per_axis
 from cnnvjp._windows.taps import place, reduce_taps, spanned, tap
 
 
@@ -57,7 +58,7 @@ def local_response_norm(
     (x,) = operands(x=x)
     if x.ndim < 1:
         raise ValueError(f"x: got the shape {x.shape}; it must be (..., C)")
-    size = positive_int("size", size)
+    (size,) = per_axis("size", (positive_int("size", size),), 1)
     alpha = number_option("alpha", alpha, low=0)
     beta, k = number_option("beta", beta), number_option("k", k, low=0)
     return call(_local_response_norm, x, size, alpha, beta, k)
@@ -79,9 +80,10 @@ def _normalized(x: Array, size: int, alpha: float, beta: float, k: float) -> tup
 
 
 def _neighbours(x: Array, size: int) -> Window:
-    """A window over the channels, in the place of a spatial axis."""
-    around = ((size // 2, (size - 1) // 2),)
-    return Window(x.shape[-1:], (size,), (1,), around, (1,), (0,))
+    """A window over the channels, in the place of a spatial axis; no longer than it need be."""
+    farthest = max(x.shape[-1] - 1, 0)
+    before, after = min(size // 2, farthest), min((size - 1) // 2, farthest)
+    return Window(x.shape[-1:], (before + 1 + after,), (1,), ((before, after),), (1,), (0,))
 
 
 def _weighted(x: Array, size: int, alpha: float) -> Array:

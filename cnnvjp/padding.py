@@ -49,7 +49,7 @@ def pad(
     their copies: the adjoint of copying is summing, as for a shared bias in [H] 8.36.
 
     Args:
-        x: images, (*batch, *spatial, C). Float or integer.
+        x: images, (*batch, *spatial, C). Float, integer or complex.
         padding: an int for all sides, D ints, or D pairs (before, after). Negative numbers
             crop. Pixels are copied from x as it was before cropping (PyTorch's circular
             padding crops first).
@@ -163,7 +163,7 @@ def _with_value(x: chex.Array, value: object) -> tuple[Array, Array]:
     number = value.item() if isinstance(value, np.number) else value  # NumPy's as Python's
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise TypeError(f"value: got {type(value).__name__}; it must be a number")
-    x, constant = operands(integers=True, x=x, value=number)
+    x, constant = operands(integers=True, complex=True, x=x, value=number)
     return x, constant
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 FLOATS = [jnp.dtype(name) for name in ("float16", "bfloat16", "float32", "float64")]
+COMPLEX = [jnp.dtype(name) for name in ("complex64", "complex128")]
 
 
 class NotAllowedError(Exception):
@@ -41,13 +42,13 @@ def holds(dtype, number):
         return False
 
 
-def arrays(call, *names, integers=False):
+def arrays(call, *names, integers=False, complex=False):
     """The dtype that the arrays share, and their shapes; Python numbers adapt to it."""
     values = [call[name] for name in names]
     found = {value.dtype for value in values if is_array(value)}
     need(len(found) == 1)
     (dtype,) = found
-    need(dtype in FLOATS or (integers and dtype.kind in "iu"))
+    need(dtype in FLOATS + COMPLEX * complex or (integers and dtype.kind in "iu"))
     for value in values:
         need(is_array(value) or type(value) in (int, float))
         need(is_array(value) or holds(dtype, value))
@@ -222,7 +223,7 @@ def kernel(call, images, shape):
 def with_bias(call, names, y, ndim, dtype):
     if call["b"] is not None:
         need(is_array(call["b"]))
-        _, *_, b = arrays(call, *names, "b", integers=True)
+        _, *_, b = arrays(call, *names, "b", integers=True, complex=True)
         need(b in (y[-1:], y[-1 - ndim :]))
     return [(y, preferred(call["preferred_element_type"], dtype))]
 
@@ -239,7 +240,7 @@ LIMIT = {  # to how far pixels are copied
 
 
 def of_conv(call):
-    dtype, x, w = arrays(call, "x", "w", integers=True)
+    dtype, x, w = arrays(call, "x", "w", integers=True, complex=True)
     ndim, groups = kernel(call, x, w)
     batch, size, channels = maps(x, ndim)
     need(channels == (w[-2] * groups,))
@@ -259,7 +260,7 @@ def of_conv(call):
 
 
 def of_conv_transpose(call):
-    dtype, y, w = arrays(call, "y", "w", integers=True)
+    dtype, y, w = arrays(call, "y", "w", integers=True, complex=True)
     ndim, groups = kernel(call, y, w)
     batch, size, channels = maps(y, ndim)
     need(channels == w[-1:])
@@ -269,7 +270,7 @@ def of_conv_transpose(call):
 
 
 def of_conv_kernel_grad(call):
-    dtype, x, dy = arrays(call, "x", "dy", integers=True)
+    dtype, x, dy = arrays(call, "x", "dy", integers=True, complex=True)
     ndim = rank(call, "kernel_size", *SLIDING)
     k = entries(call["kernel_size"], ndim)
     batch, size, (c_in,) = maps(x, ndim)
@@ -325,12 +326,12 @@ def of_max_unpool(call):
 
 
 def of_sum_pool(call):
-    dtype, x = arrays(call, "x", integers=True)
+    dtype, x = arrays(call, "x", integers=True, complex=True)
     return [(pooled(call, x), dtype)]
 
 
 def of_avg_pool(call):
-    dtype, x = arrays(call, "x")
+    dtype, x = arrays(call, "x", complex=True)
     flag(call["count_include_pad"])
     return [(pooled(call, x), dtype)]
 
@@ -369,7 +370,7 @@ def of_adaptive_pool(integers):
 
 def resampled(call, *names, least=0):
     """dtype, batch, spatial size, channels, and the factors of a resampling."""
-    dtype, x = arrays(call, "x", integers=True)
+    dtype, x = arrays(call, "x", integers=True, complex=True)
     ndim = rank(call, *names)
     return dtype, *maps(x, ndim, least), entries(call["factor"], ndim)
 
@@ -425,7 +426,7 @@ def of_resize(call):
 
 def of_pad(call):
     mode = choice(call["mode"], "constant", "reflect", "symmetric", "edge", "circular")
-    dtype, x = arrays(call, "x", integers=True)
+    dtype, x = arrays(call, "x", integers=True, complex=True)
     value = call["value"]
     value = value.item() if isinstance(value, np.number) else value
     need(type(value) in (int, float) and holds(dtype, value))
@@ -442,7 +443,7 @@ def of_pad(call):
 
 
 def of_unfold(call):
-    dtype, x = arrays(call, "x", integers=True)
+    dtype, x = arrays(call, "x", integers=True, complex=True)
     ndim = rank(call, "window", *SLIDING)
     batch, size, channels = maps(x, ndim)
     k = entries(call["window"], ndim)
@@ -451,7 +452,7 @@ def of_unfold(call):
 
 
 def of_fold(call):
-    dtype, patches = arrays(call, "patches", integers=True)
+    dtype, patches = arrays(call, "patches", integers=True, complex=True)
     ndim = rank(call, "output_size", *SLIDING)
     need(len(patches) > 2 * ndim)
     batch, out, k = np.split(np.array(patches[:-1], int), [-2 * ndim, -ndim])
@@ -466,7 +467,7 @@ def of_suffix(argument, least):
     """An argument of the shape of the other's last axes."""
 
     def shape(call):
-        dtype, z, b = arrays(call, "z", argument)
+        dtype, z, b = arrays(call, "z", argument, complex=argument == "b" and least == 1)
         need(least <= len(b) <= len(z) and b == z[len(z) - len(b) :])
         return [(z, dtype)]
 
@@ -475,21 +476,21 @@ def of_suffix(argument, least):
 
 def of_dense(call):
     optional = () if call["b"] is None else ("b",)
-    dtype, x, w, *b = arrays(call, "x", "w", *optional)
+    dtype, x, w, *b = arrays(call, "x", "w", *optional, complex=True)
     need(len(w) == 2 and x[-1:] == w[:1] and b in ([], [w[1:]]))
     precise(call["precision"])
     return [((*x[:-1], w[1]), dtype)]
 
 
 def of_flatten(call):
-    dtype, x = arrays(call, "x", integers=True)
+    dtype, x = arrays(call, "x", integers=True, complex=True)
     choice(call["order"], "row", "column")
     batch, size, channels = maps(x, rank(call), least=0)
     return [((*batch, math.prod(size) * channels[0]), dtype)]
 
 
 def of_unflatten(call):
-    dtype, v = arrays(call, "v", integers=True)
+    dtype, v = arrays(call, "v", integers=True, complex=True)
     choice(call["order"], "row", "column")
     need(is_sequence(call["shape"]) and 2 <= len(call["shape"]) <= 4)
     shape = entries(call["shape"], len(call["shape"]))

@@ -89,7 +89,10 @@ FLAG = one_of(True, False)
 def image(draw, ndim, channels=4):
     batch = draw(st.lists(st.integers(0, 2), max_size=2))
     size = draw(st.tuples(*[st.integers(1, 6)] * ndim))
-    return ones((*batch, *size, channels), draw(st.sampled_from(["float64", "float64", "int32"])))
+    return ones(
+        (*batch, *size, channels),
+        draw(st.sampled_from(["float64", "float64", "int32", "complex64"])),
+    )
 
 
 def images(*names, **more):
@@ -151,7 +154,7 @@ REQUIRED = dict.fromkeys(SHAPES_OF, images("x")) | {
     **dict.fromkeys(["max_plus_conv", "min_plus_conv"], added),
     "max_unpool": lambda draw, ndim: (
         (x := image(draw, ndim)),
-        {"y": x, "argmax": x.astype(int), "output_size": per_axis(1, 9)(draw, ndim)},
+        {"y": x, "argmax": x.real.astype(int), "output_size": per_axis(1, 9)(draw, ndim)},
     )[1],
     **dict.fromkeys(["adaptive_avg_pool", "adaptive_max_pool"], images("x", output_size=per_axis(1, 7))),
     **dict.fromkeys(["downsample", "upsample", "repeat", "pixel_shuffle", "pixel_unshuffle"], FACTOR),

@@ -51,7 +51,7 @@ def test_right_calls(name):
 
 NO_ARRAYS = [None, "1", [[1.0]], (1.0,), {2.0}, True, 1j, Foreign(), np.float32]
 NO_ARRAYS += [jax.ShapeDtypeStruct((2, 6, 6, 4), "float64"), np.ma.array([1.0], mask=[True])]
-NO_DTYPES = ["bool", "complex64", "int4", "float8_e4m3fn"]
+NO_DTYPES = ["bool", "int4", "float8_e4m3fn"]
 NOT_PER_AXIS = [-1, 1.5, True, "2", b"22", (1, None), (1.0, 1), (2, -1), (True, 1), np.float64(2)]
 NOT_PER_AXIS += [np.array([1.5, 1.5]), {2}, 1j, object, ones(2)]
 NOT_PADDING = [1.5, True, None, (1, None), ((1,), (1,)), ((1, 1, 1), (1, 1, 1)), ((1, 1), 1)]
@@ -105,6 +105,18 @@ INTEGERS |= {
 }
 INTEGERS |= {"pad", "pixel_shuffle", "pixel_unshuffle", "unfold", "fold", "flatten", "unflatten"}
 
+COMPLEX = {
+    "conv",
+    "conv_transpose",
+    "conv_kernel_grad",
+    "dense",
+    "add_bias",
+    "sum_pool",
+    "avg_pool",
+}
+COMPLEX |= {"pad", "upsample", "downsample", "repeat", "pixel_shuffle", "pixel_unshuffle"}
+COMPLEX |= {"unfold", "fold", "flatten", "unflatten"}
+
 
 def wrong_options(name):
     """Each option of a function, given what it cannot be."""
@@ -123,14 +135,17 @@ def wrong_options(name):
 def wrong_arrays(name):
     """Each array of a function, given what it cannot be."""
     arrays = {k: v for k, v in CALLS[name].items() if k in ARRAYS and isinstance(v, jax.Array)}
-    welcome = f"it must be {FLOAT}" + ", or an integer of 8 to 64 bits" * (name in INTEGERS)
+    welcome = f"{FLOAT}{', complex64 or complex128' * (name in COMPLEX)}"
+    welcome += ", or an integer of 8 to 64 bits" * (name in INTEGERS)
     for argument, value in arrays.items():
         for wrong in NO_ARRAYS:
             if wrong is not None or argument != "b" or name in ("add_bias", "scale"):
                 yield name, {argument: wrong}, TypeError, rf"^{argument}: got .*; it must be "
         labels = name == "softmax_cross_entropy" and argument == "labels"
-        for dtype in NO_DTYPES + ["int32"] * (name not in INTEGERS and not labels):
-            text = rf"^{argument}: got an array of {dtype}; {welcome}$"
+        dtypes = NO_DTYPES + ["complex64"] * (name not in COMPLEX)
+        for dtype in dtypes + ["int32"] * (name not in INTEGERS and not labels):
+            real = "real: " * (dtype == "complex64")
+            text = rf"^{argument}: got an array of {dtype}; it must be {real}{welcome}$"
             yield name, {argument: ones(value.shape, dtype)}, TypeError, text
         first = next(iter(arrays))
         if argument != first:
@@ -199,6 +214,9 @@ WRONG = [
     ("conv", dict(x=X[0, 0]), ValueError, r"^x: got the shape \(6, 4\); with 2 spatial axes it must be \(\*batch, height, width, channels\)$"),
     ("conv", dict(x=X[..., :3]), ValueError, r"^x: got 3 channels; w of shape \(3, 3, 4, 6\) with groups=1 fits 4 · 1 = 4$"),
     ("conv", dict(x=X.astype("uint8"), w=W.astype("uint8"), b=None, preferred_element_type="int16"), TypeError, r"^preferred_element_type: got 'int16' for arrays of uint8; it must be an unsigned integer dtype$"),
+    ("conv", dict(x=X.astype("complex64"), w=W.astype("complex64"), b=None, preferred_element_type="float32"), TypeError, r"^preferred_element_type: got 'float32' for arrays of complex64; it must be complex64 or complex128$"),
+    ("conv", dict(x=X.astype("complex64")), TypeError, r"^w: got float64, but x is complex64; .* cast one of them, as in w\.astype\(x\.dtype\)$"),
+    ("dense", dict(w=W[0, 0].astype("complex64")), TypeError, r"^w: got complex64, but x is float64; .* as in x\.astype\(w\.dtype\)$"),
     ("leaky_relu", dict(negative_slope=math.inf), ValueError, r"^negative_slope: got inf; it must be a finite Python number$"),
     ("scale", dict(z=X.astype("float32"), b=np.array(2.0)), TypeError, r"^b: got float64, but z is float32; the arrays of one call share a dtype"),
     ("conv", dict(x=ones((2, 6, 6, 5))), ValueError, r"^x: got 5 channels; w of shape \(3, 3, 4, 6\) with groups=1 fits 4 · 1 = 4$"),
@@ -264,6 +282,7 @@ WRONG = [
     ),
     ("instance_norm", dict(x=X[0, 0]), ValueError, r"^x: got the shape \(6, 4\); with 2 spatial"),
     ("local_response_norm", dict(x=C[0]), ValueError, r"^x: got the shape \(\); it must be \(\.\.\., C\)$"),
+    ("local_response_norm", dict(size=2**31), ValueError, r"^size: got \(2147483648,\); it must be at most 2147483647$"),
     ("local_response_norm", dict(alpha=-1), ValueError, r"^alpha: got -1; it must be a finite Python number of at least 0$"),
     ("layer_norm", dict(x=1.0), ValueError, r"^x: got the shape \(\); it must be \(\*batch, \*spatial, C\)$"),
     ("half_squared_error", dict(t=C), ValueError, r"^t: got the shape \(4,\); it must be that of y, \(2, 3\)$"),

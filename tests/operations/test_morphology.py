@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from checker import (
-    assert_close,
     check_first_order,
     check_low_precision,
     check_second_order,
@@ -15,9 +14,7 @@ from checker import (
     normal,
     value_and_cotangents,
 )
-from scipy import ndimage
 
-from cnnvjp import equations
 from cnnvjp.max_pooling import max_pool, min_pool
 from cnnvjp.morphology import max_plus_conv, min_plus_conv
 
@@ -112,22 +109,6 @@ def test_gradients_are_those_of_stacked_taps(rng, f, sign):
     reference = lambda x, w: stacked(x, w, sign, **options)
     check_first_order(lambda x, w: f(x, w, **options), reference, x, w)
     check_second_order(lambda x, w: f(x, w, **options), reference, x[:1, :, :, :1], w[..., :1])
-
-
-def test_equations_of_grey_scale_morphology(rng):
-    """x ⊕ w is with the rotated kernel, x ⊖ w with −w; and as SciPy has them."""
-    image, structure = rng.normal(size=(6, 5)), rng.normal(size=(3, 3))
-    x, w = jnp.asarray(image)[..., None], jnp.asarray(structure)[..., None]
-    rotated = w[::-1, ::-1]
-    dilated = max_plus_conv(x, rotated, padding="FULL")[..., 0]
-    eroded = min_plus_conv(x, -w)[..., 0]
-    assert_close(dilated, equations.grey_dilation(image, structure))
-    assert_close(eroded, equations.grey_erosion(image, structure))
-    options = dict(structure=structure, mode="constant")
-    ours = max_plus_conv(x, rotated, padding="SAME")[..., 0]
-    assert_close(ours, ndimage.grey_dilation(image, cval=-np.inf, **options))
-    ours = min_plus_conv(x, -w, padding="SAME")[..., 0]
-    assert_close(ours, ndimage.grey_erosion(image, cval=np.inf, **options))
 
 
 def test_erosion_is_the_negation_of_the_dilation_of_the_negation(rng):
