@@ -217,7 +217,7 @@ def conv_transpose(
         w: kernel of the forward convolution, (*kernel, C_in // groups, C_out), of y's dtype.
         b: bias, tied (C_in,) or untied (*spatial, C_in), of y's dtype or the output's.
         stride: of the forward convolution, as are padding, dilation, groups and flip_kernel.
-        padding: as in `conv`, but for the names that are its alone.
+        padding: as in `conv`, without the names for `conv` alone.
         dilation: as in `conv`.
         groups: as in `conv`.
         output_size: the spatial size of the forward convolution's input, an int or D ints:
@@ -316,7 +316,7 @@ def conv_kernel_grad(
         kernel_size: the kernel's spatial size, an int or D ints. The stride alone does not
             tell it: kernels of several sizes can lead to the same output.
         stride: of the forward convolution, as are padding, dilation, groups and flip_kernel.
-        padding: as in `conv`, but for the names that are its alone.
+        padding: as in `conv`, without the names for `conv` alone.
         dilation: as in `conv`.
         groups: as in `conv`.
         flip_kernel: as in `conv`.
