@@ -54,7 +54,7 @@ def pad(
             crop. Pixels are copied from x as it was before cropping (PyTorch's circular
             padding crops first).
         mode: "constant", "reflect", "symmetric", "edge" or "circular".
-        value: the number around a "constant" padding.
+        value: the real number around a "constant" padding.
         spatial_ndim: D, where no option is a sequence; 2 by default.
 
     Returns:

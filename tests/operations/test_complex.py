@@ -7,11 +7,14 @@ operation is its transpose, and nothing is conjugated.
 import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from checker import normal
 from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 from references import lax_conv
 
 import cnnvjp
@@ -289,3 +292,37 @@ def test_under_vmap_scan_and_checkpoint(rng):
         for i, expected in enumerate(each):
             for got, want in zip(way, expected, strict=True):
                 assert_close(got[i], want)
+
+
+def layers(x, w, v):
+    y = cnnvjp.avg_pool(conv(x, w, padding="SYMMETRIC", groups=2), (2,))
+    return jnp.sum(jnp.abs(cnnvjp.dense(cnnvjp.flatten(y, spatial_ndim=1), v)) ** 2)
+
+
+@pytest.mark.versions
+@pytest.mark.devices(2)
+def test_on_meshes(rng):
+    args = drawn(rng, 4, 6, 4), drawn(rng, 3, 2, 4), drawn(rng, 12, 2)
+    slopes = jax.grad(layers, (0, 1, 2))
+    expected = jax.jit(slopes)(*args)
+    specs = P("data"), P(), P()
+    mesh = jax.make_mesh((2,), ("data",), (AxisType.Explicit,), devices=jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        placed = [
+            jax.device_put(a, NamedSharding(mesh, spec))
+            for a, spec in zip(args, specs, strict=True)
+        ]
+        explicitly = jax.jit(slopes)(*placed)
+    mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
+    manually = jax.jit(jax.shard_map(slopes, mesh=mesh, in_specs=specs, out_specs=specs))(*args)
+    for way in (explicitly, manually):
+        for got, want in zip(way, expected, strict=True):
+            assert_close(got, want)
+
+
+def test_export():
+    shapes = [jax.ShapeDtypeStruct(s, "complex64") for s in [(4, 6, 4), (3, 2, 4), (12, 2)]]
+    slopes = jax.jit(jax.grad(layers, (0, 1, 2)))
+    platforms = ("cpu", "cuda", "rocm", "tpu")
+    exported = jax.export.export(slopes, platforms=platforms)(*shapes)
+    assert [a.dtype for a in exported.out_avals] == ["complex64"] * 3
