@@ -198,7 +198,7 @@ def _count(window: Window, count_include_pad: bool, x: Array) -> np.ndarray:
 
 
 def _divided(x: Array, count: np.ndarray) -> Array:
-    """Quotients by a real number; of a complex one, part by part: complex division overflows."""
+    """Divides by a real number; a complex x part by part, so that ∞ stays in its part."""
     if jnp.iscomplexobj(x):
         return lax.complex(x.real / count, x.imag / count)
     return x / count

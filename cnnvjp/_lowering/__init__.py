@@ -35,8 +35,8 @@ Product = Callable[..., jax.Array]
 def _also_of_complex(product: Product) -> Product:
     """A product of real arrays as one of complex ones too: three products of their parts.
 
-    XLA has complex convolutions neither for CPUs nor for GPUs; there lax does the same (Gauss's
-    three multiplications, whose errors are small beside the larger of the two parts).
+    XLA convolves complex numbers slowly on CPUs and not at all on GPUs. There lax does the same:
+    Gauss's three multiplications, whose errors are small beside the larger of the two parts.
     """
 
     @functools.wraps(product)
