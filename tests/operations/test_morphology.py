@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from checker import (
+    assert_close,
     check_first_order,
     check_low_precision,
     check_second_order,
@@ -14,6 +15,7 @@ from checker import (
     normal,
     value_and_cotangents,
 )
+from scipy import ndimage
 
 from cnnvjp.max_pooling import max_pool, min_pool
 from cnnvjp.morphology import max_plus_conv, min_plus_conv
@@ -109,6 +111,17 @@ def test_gradients_are_those_of_stacked_taps(rng, f, sign):
     reference = lambda x, w: stacked(x, w, sign, **options)
     check_first_order(lambda x, w: f(x, w, **options), reference, x, w)
     check_second_order(lambda x, w: f(x, w, **options), reference, x[:1, :, :, :1], w[..., :1])
+
+
+def test_scipys_grey_scale_morphology(rng):
+    """Which centres the kernel; dilation reflects it, erosion subtracts it."""
+    image, structure = rng.normal(size=(6, 5)), rng.normal(size=(3, 3))
+    x, w = jnp.asarray(image)[..., None], jnp.asarray(structure)[..., None]
+    options = dict(structure=structure, mode="constant")
+    dilated = max_plus_conv(x, w[::-1, ::-1], padding="SAME")[..., 0]
+    assert_close(dilated, ndimage.grey_dilation(image, cval=-np.inf, **options))
+    eroded = min_plus_conv(x, -w, padding="SAME")[..., 0]
+    assert_close(eroded, ndimage.grey_erosion(image, cval=np.inf, **options))
 
 
 def test_erosion_is_the_negation_of_the_dilation_of_the_negation(rng):
