@@ -31,11 +31,13 @@ from cnnvjp.local_convolution import (
     local_conv_kernel_grad,
     local_conv_transpose,
 )
+from cnnvjp.local_response import local_response_norm
 from cnnvjp.losses import half_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from cnnvjp.max_pooling import max_pool, min_pool
 from cnnvjp.max_unpooling import max_unpool
 from cnnvjp.model import Model
-from cnnvjp.normalization import group_norm, layer_norm, standardize
+from cnnvjp.morphology import max_plus_conv, min_plus_conv
+from cnnvjp.normalization import group_norm, instance_norm, layer_norm, standardize
 from cnnvjp.padding import pad
 from cnnvjp.regularization import dropout, l2_penalty
 from cnnvjp.resampling import downsample, pixel_shuffle, pixel_unshuffle, repeat, upsample
@@ -76,6 +78,7 @@ __all__ = [
     "group_norm",
     "half_squared_error",
     "hard_swish",
+    "instance_norm",
     "interop",
     "jit",
     "l2_penalty",
@@ -84,10 +87,13 @@ __all__ = [
     "local_conv",
     "local_conv_kernel_grad",
     "local_conv_transpose",
+    "local_response_norm",
     "log_softmax",
     "lp_pool",
+    "max_plus_conv",
     "max_pool",
     "max_unpool",
+    "min_plus_conv",
     "min_pool",
     "models",
     "pad",

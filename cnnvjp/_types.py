@@ -17,13 +17,16 @@ PerAxis = int | Sequence[int]  # one entry for all spatial axes, or one for each
 NamedPadding = Literal["VALID", "SAME", "SAME_LOWER", "FULL"]
 NumericPadding = int | Sequence[int] | Sequence[Pair]
 Padding = NamedPadding | NumericPadding
+FilledPadding = Literal["CIRCULAR", "REFLECT", "SYMMETRIC", "EDGE"]
+ConvPadding = Padding | FilledPadding | Literal["CAUSAL"]
 Ties = Literal["first", "split"]
-PadMode = Literal["constant", "reflect", "edge", "circular"]
+PadMode = Literal["constant", "reflect", "symmetric", "edge", "circular"]
 ResizeMethod = Literal["nearest", "nearest-exact", "linear", "cubic"]
 Order = Literal["row", "column"]
 Precision = jax.lax.PrecisionLike
 
 FLOATS = tuple(jnp.dtype(d) for d in ("float16", "bfloat16", "float32", "float64"))
+COMPLEX = tuple(jnp.dtype(d) for d in ("complex64", "complex128"))
 
 
 def is_integer(dtype: Any) -> bool:
@@ -35,12 +38,12 @@ def is_integer(dtype: Any) -> bool:
 
 
 def accumulator(dtype: Any) -> np.dtype:
-    """The dtype in which sums of `dtype` are held: at least float32, integers as they are."""
+    """The dtype in which sums of `dtype` are held: at least float32, others as they are."""
     return wider(dtype, jnp.float32) if dtype in FLOATS else jnp.dtype(dtype)
 
 
 def wider(a: Any, b: Any) -> np.dtype:
-    """The smallest dtype that holds both, of two floating ones or two integer ones."""
+    """The smallest dtype that holds both, of two of one kind."""
     a, b = jnp.dtype(a), jnp.dtype(b)
     if a.itemsize != b.itemsize:
         return max(a, b, key=lambda dtype: dtype.itemsize)

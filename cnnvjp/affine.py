@@ -35,7 +35,7 @@ def add_bias(z: chex.Array, b: chex.Array) -> jax.Array:
         db = Σ dy over the axes that share the bias
 
     Args:
-        z: net inputs, (..., C).
+        z: net inputs, (..., C). Float or complex.
         b: tied, (C,), one number per map; or untied, of the shape of z's last axes, such as
             (*spatial, C), one number per neuron ([H] fig. 8.1).
 
@@ -43,7 +43,7 @@ def add_bias(z: chex.Array, b: chex.Array) -> jax.Array:
         z + b, of z's shape.
 
     Raises:
-        TypeError: if the arrays differ in dtype or are not floating.
+        TypeError: if the arrays differ in dtype or are neither floating nor complex.
         ValueError: if b's shape is not that of z's last axes.
 
     Example:
@@ -54,7 +54,7 @@ def add_bias(z: chex.Array, b: chex.Array) -> jax.Array:
 
     Source: [H] 8.32–8.37.
     """
-    z, b = operands(z=z, b=b)
+    z, b = operands(complex=True, z=z, b=b)
     check_suffix("b", b, z, smallest=1)
     return call(_add_bias, z, b)
 
@@ -155,7 +155,7 @@ def dense(
         db = Σ over the batch of dy
 
     Args:
-        x: (*batch, n_in).
+        x: (*batch, n_in). Float or complex.
         w: (n_in, n_out), of x's dtype.
         b: (n_out,), or None.
         precision: as in `jax.lax.dot_general`.
@@ -164,7 +164,7 @@ def dense(
         (*batch, n_out).
 
     Raises:
-        TypeError: if the arrays differ in dtype or are not floating.
+        TypeError: if the arrays differ in dtype or are neither floating nor complex.
         ValueError: if the shapes do not fit together.
 
     Example:
@@ -175,7 +175,7 @@ def dense(
     Source: [H] 8.12 with any matrix; [B], "Backward Pass".
     """
     arrays: dict[str, Any] = {"x": x, "w": w} if b is None else {"x": x, "w": w, "b": b}
-    x, w, *bias = operands(**arrays)
+    x, w, *bias = operands(complex=True, **arrays)
     if w.ndim != 2:
         raise ValueError(f"w: got the shape {w.shape}; it must be (n_in, n_out)")
     if x.ndim < 1 or x.shape[-1] != w.shape[0]:
@@ -222,7 +222,7 @@ def flatten(x: chex.Array, *, order: Order = "row", spatial_ndim: int | None = N
     Gradient: dx = unflatten(dv), "reversing the flattening" ([B], "Backward Pass").
 
     Args:
-        x: (*batch, *spatial, C), any dtype that convolution takes.
+        x: (*batch, *spatial, C). Float, integer or complex.
         order: "row" reads the array as it lies, channels fastest; flattening in PyTorch has
             channels slowest. "column" stacks the columns of one map after the other ([H]
             8.26): rows fastest, then columns, channels slowest.
@@ -243,7 +243,7 @@ def flatten(x: chex.Array, *, order: Order = "row", spatial_ndim: int | None = N
 
     Source: [H] 8.26; [B], "Backward Pass".
     """
-    (x,) = operands(integers=True, x=x)
+    (x,) = operands(integers=True, complex=True, x=x)
     choice_option("order", order, get_args(Order))
     ndim = spatial_rank(spatial_ndim)
     spatial_size(x.shape, ndim)
@@ -272,7 +272,7 @@ def unflatten(v: chex.Array, shape: Sequence[int], *, order: Order = "row") -> j
     Gradient: dv = flatten(dx).
 
     Args:
-        v: (*batch, n), any dtype that convolution takes.
+        v: (*batch, n). Float, integer or complex.
         shape: (*spatial, C), with n entries in all.
         order: as in `flatten`.
 
@@ -291,7 +291,7 @@ def unflatten(v: chex.Array, shape: Sequence[int], *, order: Order = "row") -> j
 
     Source: [B], "Backward Pass"; [H] 8.26.
     """
-    (v,) = operands(integers=True, v=v)
+    (v,) = operands(integers=True, complex=True, v=v)
     choice_option("order", order, get_args(Order))
     if not is_sequence(shape) or len(shape) not in (2, 3, 4):
         raise ValueError(f"shape: got {shape!r}; it must be (*spatial, C) with 1 to 3 spatial axes")

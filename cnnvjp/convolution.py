@@ -34,11 +34,20 @@ from cnnvjp._checks.convolution import (
     on_one_batch_axis,
 )
 from cnnvjp._checks.options import positive_int
-from cnnvjp._types import ArrayType, Padding, PerAxis, Precision, primal_type, summed_type
+from cnnvjp._types import (
+    ArrayType,
+    ConvPadding,
+    Padding,
+    PerAxis,
+    Precision,
+    primal_type,
+    summed_type,
+)
 from cnnvjp._windows.axes import rot180
 from cnnvjp._windows.geometry import Window, forward_input_size, make_window
 from cnnvjp._windows.spatial import per_axis, spatial_rank, spatial_size
 from cnnvjp.affine import bias_added
+from cnnvjp.padding import FILLS, filled
 
 # ------------------------------------------------------------------------------------------
 # The three operations, on one batch axis
@@ -83,7 +92,7 @@ def conv(
     b: chex.Array | None = None,
     *,
     stride: PerAxis = 1,
-    padding: Padding = "VALID",
+    padding: ConvPadding = "VALID",
     dilation: PerAxis = 1,
     groups: int = 1,
     flip_kernel: bool = False,
@@ -103,14 +112,19 @@ def conv(
         dw = g(x, dy), x against dy (`conv_kernel_grad`)
         db = Σ dy over all that shares the bias (`add_bias`)
 
+    A filled padding is `pad` before the convolution, and its rule comes after these. Of complex
+    numbers the rules are the same: in JAX's convention none of them is conjugated.
+
     Args:
-        x: images, (*batch, *spatial, C_in), with any number of batch axes. Float or integer.
+        x: images, (*batch, *spatial, C_in), with any number of batch axes. Float, integer or
+            complex.
         w: kernel, (*kernel, C_in // groups, C_out), of x's dtype. Its rank gives D.
         b: bias, tied (C_out,) or untied (*out_spatial, C_out), of x's dtype or the output's.
         stride: the step between two outputs, an int or D ints.
         padding: "VALID", "SAME" (of an odd number, one more after), "SAME_LOWER" (before), "FULL"
-            (d·(k−1) on both sides), an int, D ints, or D pairs (before, after); negative
-            numbers crop.
+            (d·(k−1) on both sides), "CAUSAL" (d·(k−1) before), an int, D ints, or D pairs
+            (before, after); negative numbers crop. Or "CIRCULAR", "REFLECT", "SYMMETRIC" or
+            "EDGE", for this operation alone: as much as "SAME", filled as `pad` fills it.
         dilation: the distance between two taps, an int or D ints.
         groups: how many groups the channels fall into; `groups=C_in` is depthwise.
         flip_kernel: rotates the kernel by 180°.
@@ -136,12 +150,14 @@ def conv(
 
     Source: [GBC] 9.8 (as 9.11 implies it), 9.11–9.13; [J] 1–2, 13, 20; [H] 8.8–8.9, 8.20; [B].
     """
-    x, w = operands(integers=True, x=x, w=w)
+    x, w = operands(integers=True, complex=True, x=x, w=w)
     ndim = kernel_ndim(w)
     groups = check_groups(groups, w)
     window = forward_window(x, w, stride, padding, dilation)
     check_channels(x, w, groups)
     options = make_options(x, groups, flip_kernel, precision, preferred_element_type)
+    if isinstance(padding, str) and padding in FILLS:
+        x, window = filled(x, window, FILLS[padding])
     y = on_one_batch_axis(lambda x: call(_conv, x, w, window, options), ndim, x=x)
     return y if b is None else bias_added(y, check_bias(b, y, ndim, x=x))
 
@@ -197,11 +213,11 @@ def conv_transpose(
         dy = c(dx, w)  (`conv`),   dw = g(dx, y)  (`conv_kernel_grad`),   db = Σ dx.
 
     Args:
-        y: maps, (*batch, *out_spatial, C_out). Float or integer.
+        y: maps, (*batch, *out_spatial, C_out). Float, integer or complex.
         w: kernel of the forward convolution, (*kernel, C_in // groups, C_out), of y's dtype.
         b: bias, tied (C_in,) or untied (*spatial, C_in), of y's dtype or the output's.
         stride: of the forward convolution, as are padding, dilation, groups and flip_kernel.
-        padding: as in `conv`.
+        padding: as in `conv`, without the names for `conv` alone.
         dilation: as in `conv`.
         groups: as in `conv`.
         output_size: the spatial size of the forward convolution's input, an int or D ints:
@@ -230,7 +246,7 @@ def conv_transpose(
 
     Source: [GBC] 9.12–9.13; [J] 20–22; [H] 8.38–8.45; [B]; [S].
     """
-    y, w = operands(integers=True, y=y, w=w)
+    y, w = operands(integers=True, complex=True, y=y, w=w)
     ndim = kernel_ndim(w)
     groups = check_groups(groups, w)
     if y.shape[-1:] != w.shape[-1:]:
@@ -295,12 +311,12 @@ def conv_kernel_grad(
         dx = h(dy, v)  (`conv_transpose`),   d(dy) = c(x, v)  (`conv`).
 
     Args:
-        x: images, (*batch, *spatial, C_in). Float or integer.
+        x: images, (*batch, *spatial, C_in). Float, integer or complex.
         dy: the cotangent of conv's output, (*batch, *out_spatial, C_out), of x's dtype.
         kernel_size: the kernel's spatial size, an int or D ints. The stride alone does not
             tell it: kernels of several sizes can lead to the same output.
         stride: of the forward convolution, as are padding, dilation, groups and flip_kernel.
-        padding: as in `conv`.
+        padding: as in `conv`, without the names for `conv` alone.
         dilation: as in `conv`.
         groups: as in `conv`.
         flip_kernel: as in `conv`.
@@ -324,7 +340,7 @@ def conv_kernel_grad(
 
     Source: [GBC] 9.11; [J] 13; [H] 8.47; [B], "Gradient w.r.t. Filters".
     """
-    x, dy = operands(integers=True, x=x, dy=dy)
+    x, dy = operands(integers=True, complex=True, x=x, dy=dy)
     ndim = spatial_rank(
         spatial_ndim, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation
     )

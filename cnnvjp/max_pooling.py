@@ -320,7 +320,7 @@ def _strongest_of_taps(
         entry, where, _ = best
         other_entry, other_where, enters = challenger
         keeps = other_entry <= entry if largest else other_entry >= entry
-        wins = ~(keeps | _is_nan(entry))  # nothing is ≤ NaN, and NaN nothing: the first one wins
+        wins = ~(keeps | is_nan(entry))  # nothing is ≤ NaN, and NaN nothing: the first one wins
         if enters is not None:
             wins |= enters  # even −∞ wins against the padding before it
         return (
@@ -354,8 +354,9 @@ def _weakest(dtype: Any, largest: bool) -> float | int:
     return int(info.min if largest else info.max)
 
 
-def _is_nan(x: Array) -> Array:
-    return x != x  # for integers too, of which none is
+def is_nan(x: Array) -> Array:
+    """Which entries are NaN; of integers none is."""
+    return x != x
 
 
 # ------------------------------------------------------------------------------------------
@@ -378,15 +379,15 @@ def _route(dy: Array, winner: Array, window: Window) -> Array:
     for part in reversed(separated(window, _TOGETHER)):
         earlier_taps //= part.taps
         if earlier_taps == 1:
-            dy = _placed(dy, winner, part, lax.add)
+            dy = placed(dy, winner, part, lax.add)
         else:  # the windows that an entry won agree on where it was found
             m, earlier_winner = jnp.divmod(winner.astype(jnp.int32), jnp.int32(earlier_taps))
-            dy = _placed(dy, m, part, lax.add)
-            winner = _placed(earlier_winner, m, part, lax.max)
+            dy = placed(dy, m, part, lax.add)
+            winner = placed(earlier_winner, m, part, lax.max)
     return dy
 
 
-def _placed(entries: Array, winner: Array, window: Window, combine: Callable[..., Array]) -> Array:
+def placed(entries: Array, winner: Array, window: Window, combine: Callable[..., Array]) -> Array:
     """Every window's entry at its winner's position; those that meet there are combined."""
     if tiles.fit(window):
 
@@ -435,7 +436,7 @@ def _winners(x: Array, y: Array, window: Window, largest: bool) -> Callable[[Tap
 
     def wins(m: Tap) -> Array:
         entry = tap(x, window, m)
-        same = (entry == y) | (_is_nan(entry) & _is_nan(y))
+        same = (entry == y) | (is_nan(entry) & is_nan(y))
         return same & stands_on_input(window, m, y.ndim)
 
     return wins

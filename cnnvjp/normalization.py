@@ -158,7 +158,7 @@ _standardize.defvjp(_standardize_fwd, _standardize_bwd)
 
 
 # ------------------------------------------------------------------------------------------
-# group_norm, layer_norm
+# group_norm, instance_norm, layer_norm
 # ------------------------------------------------------------------------------------------
 
 
@@ -214,6 +214,54 @@ def group_norm(
         raise ValueError(
             f"groups: got {groups}, which does not divide the {x.shape[-1]} channels of x"
         )
+    return call(_group_norm, x, gamma, beta, groups, ndim, number_option("eps", eps, low=0))
+
+
+def instance_norm(
+    x: chex.Array,
+    gamma: chex.Array,
+    beta: chex.Array,
+    *,
+    eps: float = 1e-5,
+    spatial_ndim: int | None = None,
+) -> jax.Array:
+    """Normalizes each map of each example by itself, over its positions.
+
+        y = gamma · (x − mean) / √(var + eps) + beta,   mean and var per example and channel
+
+    It is `group_norm` with a group for each channel.
+
+    Gradients: as in `group_norm`, with means over the positions.
+
+    Args:
+        x: (*batch, *spatial, C).
+        gamma: scales, (C,), of x's dtype.
+        beta: shifts, (C,), of x's dtype.
+        eps: added to the variance; a Python number of at least 0.
+        spatial_ndim: D, 2 by default.
+
+    Returns:
+        y, of x's shape and dtype.
+
+    Raises:
+        TypeError: if the arrays differ in dtype or are not floating.
+        ValueError: if the shapes do not fit together.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.array([[1.0, 10.0], [3.0, 30.0]])
+        >>> instance_norm(x, jnp.ones(2), jnp.zeros(2), eps=0.0, spatial_ndim=1)
+        Array([[-1., -1.],
+               [ 1.,  1.]], dtype=float32)
+
+    Source: Ulyanov, Vedaldi and Lempitsky, "Instance Normalization: The Missing Ingredient for
+    Fast Stylization" (2016).
+    """
+    x, gamma, beta = operands(x=x, gamma=gamma, beta=beta)
+    ndim = spatial_rank(spatial_ndim)
+    spatial_size(x.shape, ndim)
+    check_statistics(x, gamma=gamma, beta=beta)
+    groups = max(x.shape[-1], 1)
     return call(_group_norm, x, gamma, beta, groups, ndim, number_option("eps", eps, low=0))
 
 
@@ -279,6 +327,8 @@ def _over_positions(x: Array, ndim: int) -> Array:
 def _over_group(sums: Array, groups: int) -> Array:
     """Sums over the channels of each group: at each of them, or once, (…, 1), of one group."""
     last = sums.ndim - 1
+    if groups == sums.shape[-1]:
+        return sums
     if groups == 1:
         return jnp.sum(sums, last, keepdims=True)
     of_group = split_axis(sums, last, (groups, sums.shape[-1] // groups))

@@ -1,5 +1,6 @@
 """Padding: images extended beyond their edges, or cropped."""
 
+import dataclasses
 import functools
 from typing import get_args
 
@@ -13,8 +14,17 @@ from cnnvjp._checks.compiled import call
 from cnnvjp._checks.options import choice_option
 from cnnvjp._types import NumericPadding, PadMode, Pair
 from cnnvjp._windows.axes import pad_spatial
+from cnnvjp._windows.geometry import Window
 from cnnvjp._windows.matrices import SparseMatrix, along_axes, copying, transposes
 from cnnvjp._windows.spatial import numeric_padding, occupied_size, spatial_rank, spatial_size
+
+# What a convolution's named padding is filled with.
+FILLS: dict[str, PadMode] = {
+    "CIRCULAR": "circular",
+    "REFLECT": "reflect",
+    "SYMMETRIC": "symmetric",
+    "EDGE": "edge",
+}
 
 
 def pad(
@@ -31,6 +41,7 @@ def pad(
 
         "constant"   value
         "reflect"    x̃[−j] = x[j]      and x̃[n−1+j] = x[n−1−j]: mirrored in the edge pixels
+        "symmetric"  x̃[−j] = x[j−1]    and x̃[n−1+j] = x[n−j]: mirrored in the image's edges
         "edge"       x̃[−j] = x[0]      and x̃[n−1+j] = x[n−1]
         "circular"   x̃[−j] = x[n−j]    and x̃[n−1+j] = x[j−1]: from the other end
 
@@ -38,12 +49,12 @@ def pad(
     their copies: the adjoint of copying is summing, as for a shared bias in [H] 8.36.
 
     Args:
-        x: images, (*batch, *spatial, C). Float or integer.
+        x: images, (*batch, *spatial, C). Float, integer or complex.
         padding: an int for all sides, D ints, or D pairs (before, after). Negative numbers
             crop. Pixels are copied from x as it was before cropping (PyTorch's circular
             padding crops first).
-        mode: "constant", "reflect", "edge" or "circular".
-        value: the number around a "constant" padding.
+        mode: "constant", "reflect", "symmetric", "edge" or "circular".
+        value: the real number around a "constant" padding.
         spatial_ndim: D, where no option is a sequence; 2 by default.
 
     Returns:
@@ -52,7 +63,7 @@ def pad(
     Raises:
         TypeError: if x is not an array of a supported dtype or value is not a number.
         ValueError: for an unknown mode, a padding that leaves no pixel, or one larger than
-            n − 1 ("reflect") or n ("circular").
+            n − 1 ("reflect") or n ("symmetric", "circular").
 
     Example:
         >>> import jax.numpy as jnp
@@ -76,6 +87,15 @@ def pad(
     if value != 0:
         raise ValueError(f"value: got {value!r} with mode={mode!r}; only 'constant' uses it")
     return call(_pad_copies, x, size, pairs, mode)
+
+
+def filled(x: Array, window: Window, mode: PadMode) -> tuple[Array, Window]:
+    """`x` with the window's padding filled by copies, and the window over it, which has none."""
+    _check_pairs(window.padding, window.input_size, mode)
+    x = call(_pad_copies, x, window.input_size, window.padding, mode)
+    none = ((0, 0),) * window.ndim
+    size = x.shape[-1 - window.ndim : -1]
+    return x, dataclasses.replace(window, input_size=size, padding=none)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -130,6 +150,9 @@ def _copying_matrix(n: int, before: int, after: int, mode: PadMode) -> SparseMat
     position = np.arange(n + before + after) - before
     if mode == "reflect":
         return copying(n - 1 - np.abs(n - 1 - np.abs(position)), n)
+    if mode == "symmetric":
+        mirrored = np.maximum(position, -1 - position)
+        return copying(np.minimum(mirrored, 2 * n - 1 - mirrored), n)
     if mode == "edge":
         return copying(np.clip(position, 0, n - 1), n)
     return copying(position % n, n)
@@ -140,13 +163,13 @@ def _with_value(x: chex.Array, value: object) -> tuple[Array, Array]:
     number = value.item() if isinstance(value, np.number) else value  # NumPy's as Python's
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise TypeError(f"value: got {type(value).__name__}; it must be a number")
-    x, constant = operands(integers=True, x=x, value=number)
+    x, constant = operands(integers=True, complex=True, x=x, value=number)
     return x, constant
 
 
 def _check_pairs(pairs: tuple[Pair, ...], size: tuple[int, ...], mode: PadMode) -> None:
     for axis, (n, pair) in enumerate(zip(size, pairs, strict=True)):
-        largest = {"reflect": n - 1, "circular": n}.get(mode)
+        largest = {"reflect": n - 1, "symmetric": n, "circular": n}.get(mode)
         if largest is not None and max(pair) > largest:
             raise ValueError(
                 f"padding: got {pair} for spatial axis {axis}, which has {n} positions; with "

@@ -34,7 +34,7 @@ def downsample(
     Gradient: dx is dy upsampled to x's size ([B], "Backpropagation through Downsampling").
 
     Args:
-        x: images, (*batch, *spatial, C). Float or integer.
+        x: images, (*batch, *spatial, C). Float, integer or complex.
         factor: the step from one kept pixel to the next, an int or D ints.
         offset: the first kept pixel, an int or D ints, less than n.
         spatial_ndim: D, where no option is a sequence; 2 by default.
@@ -56,7 +56,7 @@ def downsample(
 
     Source: [B], "Backpropagation: Downsampling", z = dSample(x | S).
     """
-    (x,) = operands(integers=True, x=x)
+    (x,) = operands(integers=True, complex=True, x=x)
     ndim = spatial_rank(spatial_ndim, factor=factor, offset=offset)
     factors = per_axis("factor", factor, ndim)
     offsets = per_axis("offset", offset, ndim, minimum=0)
@@ -125,7 +125,7 @@ def upsample(
     Gradient: dx is dy downsampled ([B], "Backpropagation through Upsampling").
 
     Args:
-        x: images, (*batch, *spatial, C). Float or integer.
+        x: images, (*batch, *spatial, C). Float, integer or complex.
         factor: the step from one pixel of x to the next, an int or D ints.
         output_size: the spatial size of the result, an int or D ints, from
             offset + (n − 1)·factor + 1, the default, to offset + n·factor.
@@ -150,7 +150,7 @@ def upsample(
 
     Source: [B], "Backpropagation: Upsampling", z = uSample(x | S).
     """
-    (x,) = operands(integers=True, x=x)
+    (x,) = operands(integers=True, complex=True, x=x)
     ndim = spatial_rank(spatial_ndim, factor=factor, output_size=output_size, offset=offset)
     factors = per_axis("factor", factor, ndim)
     offsets = per_axis("offset", offset, ndim, minimum=0)
@@ -198,7 +198,7 @@ def repeat(x: chex.Array, factor: PerAxis, *, spatial_ndim: int | None = None) -
     Gradient: dx is the sum of dy over each block, the ⊞ that ⊠ is the transpose of.
 
     Args:
-        x: images, (*batch, *spatial, C). Float or integer.
+        x: images, (*batch, *spatial, C). Float, integer or complex.
         factor: the size of the blocks, an int or D ints.
         spatial_ndim: D, where no option is a sequence; 2 by default.
 
@@ -217,7 +217,7 @@ def repeat(x: chex.Array, factor: PerAxis, *, spatial_ndim: int | None = None) -
 
     Source: [H] P8.3.
     """
-    (x,) = operands(integers=True, x=x)
+    (x,) = operands(integers=True, complex=True, x=x)
     ndim = spatial_rank(spatial_ndim, factor=factor)
     spatial_size(x.shape, ndim)
     return call(_repeat, x, per_axis("factor", factor, ndim))
@@ -262,7 +262,7 @@ def pixel_shuffle(x: chex.Array, factor: PerAxis, *, spatial_ndim: int | None = 
     Gradient: dx is dy rearranged back (`pixel_unshuffle`).
 
     Args:
-        x: images, (*batch, *spatial, C·r₁⋯r_D). Float or integer. The channels are in
+        x: images, (*batch, *spatial, C·r₁⋯r_D). Float, integer or complex. The channels are in
             PyTorch's order: those of one output channel are neighbours.
         factor: r, the size of the blocks, an int or D ints.
         spatial_ndim: D, where no option is a sequence; 2 by default.
@@ -282,7 +282,7 @@ def pixel_shuffle(x: chex.Array, factor: PerAxis, *, spatial_ndim: int | None = 
 
     Source: Shi et al. 2016 (arXiv:1609.05158), equation 4; [B] on what resampling moves.
     """
-    (x,) = operands(integers=True, x=x)
+    (x,) = operands(integers=True, complex=True, x=x)
     ndim = spatial_rank(spatial_ndim, factor=factor)
     factors = per_axis("factor", factor, ndim)
     spatial_size(x.shape, ndim)
@@ -320,7 +320,7 @@ def pixel_unshuffle(
     Gradient: dx is dy rearranged back (`pixel_shuffle`).
 
     Args:
-        x: images, (*batch, *spatial, C), whose size the factor divides. Float or integer.
+        x: images, (*batch, *spatial, C), whose size the factor divides. Float, integer or complex.
         factor: r, the size of the blocks, an int or D ints.
         spatial_ndim: D, where no option is a sequence; 2 by default.
 
@@ -338,7 +338,7 @@ def pixel_unshuffle(
 
     Source: Shi et al. 2016 (arXiv:1609.05158), equation 4; [B] on what resampling moves.
     """
-    (x,) = operands(integers=True, x=x)
+    (x,) = operands(integers=True, complex=True, x=x)
     ndim = spatial_rank(spatial_ndim, factor=factor)
     factors = per_axis("factor", factor, ndim)
     size = spatial_size(x.shape, ndim)

@@ -48,7 +48,7 @@ def sum_pool(
         dx[n, j, c] = Σ dy[n, i, c] over the windows i that cover j
 
     Args:
-        x: maps, (*batch, *spatial, C), with any number of batch axes. Float or integer.
+        x: maps, (*batch, *spatial, C), with any number of batch axes. Float, integer or complex.
         window: the window's size, an int or D ints.
         stride: the step between two windows, an int or D ints; None sets them side by side,
             `stride=window`. Flax's default is 1.
@@ -76,7 +76,7 @@ def sum_pool(
 
     Source: [H] 8.22 with the weight 1, P8.3; [B], "Backward Pass: Mean-Pooling".
     """
-    (x,) = operands(integers=True, x=x)
+    (x,) = operands(integers=True, complex=True, x=x)
     placed = pooling_window(
         x, window, stride, padding, dilation, ceil_mode=ceil_mode, spatial_ndim=spatial_ndim
     )
@@ -125,7 +125,7 @@ def avg_pool(
         dx[n, j, c] = Σ dy[n, i, c] / count[i] over the windows i that cover j
 
     Args:
-        x: maps, (*batch, *spatial, C), with any number of batch axes.
+        x: maps, (*batch, *spatial, C), with any number of batch axes. Float or complex.
         window: the window's size, an int or D ints.
         stride: as in `sum_pool`: None is `stride=window`. Flax's default is 1.
         padding: as in `sum_pool`.
@@ -140,7 +140,7 @@ def avg_pool(
         (*batch, *out_spatial, C).
 
     Raises:
-        TypeError: if x is not a floating array.
+        TypeError: if x is not a floating or complex array.
         ValueError: if shapes or options do not fit together, or a window lies wholly in the
             padding.
 
@@ -156,7 +156,7 @@ def avg_pool(
 
     Source: [B], "Backward Pass: Mean-Pooling"; [J], "Pooling Layer".
     """
-    (x,) = operands(x=x)
+    (x,) = operands(complex=True, x=x)
     placed = pooling_window(
         x, window, stride, padding, dilation, ceil_mode=ceil_mode, spatial_ndim=spatial_ndim
     )
@@ -170,7 +170,7 @@ def _avg_pool(x, window, count_include_pad):
 
 def _average(x: Array, window: Window, count_include_pad: bool) -> Array:
     sums, part = _sums_in_range(x, window)
-    return (sums / (_count(window, count_include_pad, x) * part)).astype(x.dtype)
+    return _divided(sums, _count(window, count_include_pad, x) * part).astype(x.dtype)
 
 
 def _avg_pool_fwd(x, window, count_include_pad):
@@ -179,7 +179,7 @@ def _avg_pool_fwd(x, window, count_include_pad):
 
 def _avg_pool_bwd(window, count_include_pad, _, dy):
     # "The error is multiplied by 1/(N × N) and assigned to the whole pooling block" ([J]).
-    portion = widened(dy) / _count(window, count_include_pad, dy)
+    portion = _divided(widened(dy), _count(window, count_include_pad, dy))
     dx = lowering.spread_over_windows(portion, window)  # [B], "Backward Pass: Mean-Pooling"
     return (dx.astype(dy.dtype),)
 
@@ -194,7 +194,14 @@ def _count(window: Window, count_include_pad: bool, x: Array) -> np.ndarray:
         counted = window.inside_or_padding if count_include_pad else window.inside
         counts = counts[..., None] * counted(axis).sum(axis=1)
     shape = (1,) * (x.ndim - 1 - window.ndim) + counts.shape + (1,)
-    return counts.reshape(shape).astype(accumulator(x.dtype))
+    return counts.reshape(shape).astype(jnp.finfo(accumulator(x.dtype)).dtype)
+
+
+def _divided(x: Array, count: np.ndarray) -> Array:
+    """Divides by a real number; a complex x part by part, so that ∞ stays in its part."""
+    if jnp.iscomplexobj(x):
+        return lax.complex(x.real / count, x.imag / count)
+    return x / count
 
 
 # ------------------------------------------------------------------------------------------

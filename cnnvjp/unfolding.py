@@ -36,7 +36,7 @@ def unfold(
     Gradient: dx is dy folded, every pixel collecting from the windows it was in (`fold`).
 
     Args:
-        x: images, (*batch, *spatial, C). Float or integer.
+        x: images, (*batch, *spatial, C). Float, integer or complex.
         window: the size of the windows, an int or D ints.
         stride: the step between two windows, an int or D ints.
         padding: as in `conv`; taps in the padding are 0.
@@ -59,7 +59,7 @@ def unfold(
 
     Source: the rows of [GBC] 9.8, of which [H] 8.12 is the matrix.
     """
-    (x,) = operands(integers=True, x=x)
+    (x,) = operands(integers=True, complex=True, x=x)
     ndim = spatial_rank(
         spatial_ndim, window=window, stride=stride, padding=padding, dilation=dilation
     )
@@ -134,7 +134,7 @@ def fold(
     Gradient: the cotangent is unfolded (`unfold`).
 
     Args:
-        patches: windows, (*batch, *out_spatial, *window, C). Float or integer.
+        patches: windows, (*batch, *out_spatial, *window, C). Float, integer or complex.
         output_size: the spatial size of the unfolded image, an int or D ints.
         stride: that of the unfolding, as are padding and dilation.
         padding: as in `conv`; what falls on it is dropped.
@@ -158,7 +158,7 @@ def fold(
 
     Source: [GBC] 9.13 with the products left out; [H] 8.41.
     """
-    (patches,) = operands(integers=True, patches=patches)
+    (patches,) = operands(integers=True, complex=True, patches=patches)
     ndim = spatial_rank(
         spatial_ndim, output_size=output_size, stride=stride, padding=padding, dilation=dilation
     )

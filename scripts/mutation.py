@@ -123,6 +123,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "models/_resnet": (*MODELS[::-1], WRONG),
     "models/_squares_and_diamonds": (MODELS[0], WRONG),
     "models/_textbook": (MODELS[0], WRONG),
+    "local_response": ("test_normalization.py", "test_edges.py", WRONG),
+    "morphology": ("test_morphology.py", "test_edges.py", WRONG),
     "normalization": ("test_normalization.py", "test_edges.py", WRONG),
     "padding": ("test_padding.py", WRONG),
     "regularization": ("test_regularization.py", WRONG),

@@ -133,6 +133,8 @@ OPERATIONS = [
         (True,),
         (ARGMAX,),
     ),
+    image("max_plus_conv", lambda x, w: cnnvjp.max_plus_conv(x, w, stride=2, padding=1), (3, 3, 4)),
+    image("min_plus_conv", lambda x, w: cnnvjp.min_plus_conv(x, w, dilation=2), (2, 3, 4)),
     image("avg_pool", lambda x: cnnvjp.avg_pool(x, 3, stride=2, padding=1)),
     image("sum_pool", lambda x: cnnvjp.sum_pool(x, (3, 2), stride=(2, 1))),
     image("lp_pool", lambda x: cnnvjp.lp_pool(x, 2, p=3)),
@@ -151,7 +153,7 @@ OPERATIONS = [
     image("resize", lambda x: cnnvjp.resize(x, (9, 4), antialias=True)),
     *(
         image("pad", lambda x, m=m: cnnvjp.pad(x, ((1, 2), (-1, 3)), mode=m))
-        for m in ("constant", "reflect", "edge", "circular")
+        for m in ("constant", "reflect", "symmetric", "edge", "circular")
     ),
     image("pixel_shuffle", lambda x: cnnvjp.pixel_shuffle(x, 2)),
     image("pixel_unshuffle", lambda x: cnnvjp.pixel_unshuffle(x, 2)),
@@ -181,6 +183,8 @@ OPERATIONS = [
     ),
     image("layer_norm", cnnvjp.layer_norm, C, C),
     image("group_norm", lambda x, gamma, beta: cnnvjp.group_norm(x, gamma, beta, 2), C, C),
+    image("instance_norm", cnnvjp.instance_norm, C, C),
+    image("local_response_norm", lambda x: cnnvjp.local_response_norm(x, size=4, alpha=0.5)),
     image("dropout", lambda x: cnnvjp.dropout(jax.random.key(0), x, 0.5)),
     Operation("l2_penalty", lambda w, b: cnnvjp.l2_penalty({"w": w, "b": b}), ((3, 3, 2, 4), C), (False, False), keeps_batch=False),
     Operation("half_squared_error", cnnvjp.half_squared_error, ((BATCH, 3), (BATCH, 3)), (True, True)),

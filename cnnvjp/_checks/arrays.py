@@ -9,13 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnvjp._types import FLOATS, is_integer, unify_varying
+from cnnvjp._types import COMPLEX, FLOATS, is_integer, unify_varying
+
+_KINDS = (jnp.inexact, jnp.complexfloating)
 
 
-def operands(*, integers: bool = False, **arrays: object) -> tuple[jax.Array, ...]:
+def operands(
+    *, integers: bool = False, complex: bool = False, **arrays: object
+) -> tuple[jax.Array, ...]:
     """The array arguments of one call, checked and made alike.
 
-    They must be real and share a dtype. A Python number takes the dtype of the first array,
+    They must share a dtype. A Python number takes the dtype of the first array,
     also where JAX made an array of it, as `jax.jit` does. Inside `shard_map`, every array is
     cast to vary over the mesh axes that any of them varies over: JAX transposes that cast to a
     sum over devices, which is what the cotangent of a replicated argument needs, and the rule
@@ -23,6 +27,7 @@ def operands(*, integers: bool = False, **arrays: object) -> tuple[jax.Array, ..
 
     Args:
         integers: whether integer arrays are welcome.
+        complex: whether complex arrays are.
         **arrays: the arguments by their public names.
 
     Returns:
@@ -36,7 +41,7 @@ def operands(*, integers: bool = False, **arrays: object) -> tuple[jax.Array, ..
     dtype = None
     given = [(name, value) for name, value in arrays.items() if _is_array(value)]
     for name, value in [pair for pair in given if not _was_number(pair[1])] or given:
-        _check_dtype(name, value, integers)
+        _check_dtype(name, value, integers, complex)
         found = jax.dtypes.canonicalize_dtype(value.dtype)  # float32 for NumPy's, without x64
         if dtype is None:
             first, dtype = name, found
@@ -51,9 +56,9 @@ def operands(*, integers: bool = False, **arrays: object) -> tuple[jax.Array, ..
 
 
 def _is_wider(a: np.dtype, b: np.dtype) -> bool:
-    """Whether `a` is the one to cast to: floating beside an integer, or else the larger."""
-    floating = [jnp.issubdtype(dtype, jnp.floating) for dtype in (a, b)]
-    return floating[0] if floating[0] != floating[1] else a.itemsize >= b.itemsize
+    """Whether `a` is the one to cast to: of the wider kind, or else the larger."""
+    kinds = [sum(jnp.issubdtype(dtype, kind) for kind in _KINDS) for dtype in (a, b)]
+    return kinds[0] > kinds[1] if kinds[0] != kinds[1] else a.itemsize >= b.itemsize
 
 
 def _is_array(value: object) -> TypeGuard[chex.Array]:
@@ -65,13 +70,17 @@ def _was_number(value: chex.Array) -> bool:
     return getattr(value, "weak_type", False) and not value.shape
 
 
-def _check_dtype(name: str, value: chex.Array, integers: bool) -> None:
+def _check_dtype(name: str, value: chex.Array, integers: bool, complex: bool) -> None:
     if value.dtype in FLOATS or (integers and is_integer(value.dtype)):
         return
+    if complex and value.dtype in COMPLEX:
+        return
+    real = "real: " * (value.dtype in COMPLEX)
+    also = ", complex64 or complex128" * complex
     welcome = ", or an integer of 8 to 64 bits" if integers else ""
     raise TypeError(
-        f"{name}: got an array of {value.dtype}; it must be float16, bfloat16, float32 or "
-        f"float64{welcome}"
+        f"{name}: got an array of {value.dtype}; it must be {real}float16, bfloat16, float32 or "
+        f"float64{also}{welcome}"
     )
 
 
@@ -81,7 +90,7 @@ def _as_array(name: str, value: object, dtype: np.dtype | None) -> jax.Array:
             return value
         if not _was_number(value):
             return value.astype(value.dtype)  # rules want no weak types
-        _check_dtype(name, value, True)
+        _check_dtype(name, value, True, dtype in COMPLEX)
         if not is_integer(value.dtype) and is_integer(dtype):
             raise TypeError(f"{name}: got a float beside arrays of {dtype}; it must be an integer")
         return value.astype(dtype)

@@ -14,8 +14,8 @@ from jax.typing import DTypeLike
 
 from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.options import flag_option, hashable_precision, positive_int
-from cnnvjp._types import FLOATS, Padding, PerAxis, Precision
-from cnnvjp._windows.geometry import Window, make_window
+from cnnvjp._types import COMPLEX, FLOATS, ConvPadding, PerAxis, Precision
+from cnnvjp._windows.geometry import CONV_PADDINGS, Window, make_window
 from cnnvjp._windows.spatial import spatial_size
 
 
@@ -53,7 +53,7 @@ def make_options(
 
 
 def _output_dtype(dtype: np.dtype, preferred: DTypeLike) -> np.dtype:
-    """The dtype asked for, of the kind of the arrays': floating, signed or unsigned."""
+    """The dtype asked for, of the kind of the arrays': floating, complex, signed or unsigned."""
     chosen = None
     if not isinstance(preferred, jax.Array | np.ndarray):
         with contextlib.suppress(TypeError):
@@ -61,7 +61,9 @@ def _output_dtype(dtype: np.dtype, preferred: DTypeLike) -> np.dtype:
     if chosen is not None and (chosen in FLOATS if dtype in FLOATS else chosen.kind == dtype.kind):
         return chosen
     fitting = "float16, bfloat16, float32 or float64"
-    if dtype not in FLOATS:
+    if dtype in COMPLEX:
+        fitting = "complex64 or complex128"
+    elif dtype not in FLOATS:
         fitting = f"{'a signed' if dtype.kind == 'i' else 'an unsigned'} integer dtype"
     raise TypeError(
         f"preferred_element_type: got {preferred!r} for arrays of {dtype}; it must be {fitting}"
@@ -69,11 +71,11 @@ def _output_dtype(dtype: np.dtype, preferred: DTypeLike) -> np.dtype:
 
 
 def forward_window(
-    x: jax.Array, w: jax.Array, stride: PerAxis, padding: Padding, dilation: PerAxis
+    x: jax.Array, w: jax.Array, stride: PerAxis, padding: ConvPadding, dilation: PerAxis
 ) -> Window:
     """Places the kernel `w` over the images `x`."""
     images = spatial_size(x.shape, kernel_ndim(w))
-    return make_window(images, w.shape[:-2], stride, padding, dilation)
+    return make_window(images, w.shape[:-2], stride, padding, dilation, names=CONV_PADDINGS)
 
 
 def kernel_ndim(w: jax.Array) -> int:
@@ -119,7 +121,7 @@ def check_bias(b: object, out: jax.Array, ndim: int, **maps: Any) -> jax.Array:
     if not hasattr(b, "dtype"):
         raise TypeError(f"b: got {type(b).__name__}; it must be an array of {x.dtype}")
     like = {"y": out} if b.dtype == out.dtype else maps
-    _, b = operands(integers=True, **like, b=b)
+    _, b = operands(integers=True, complex=True, **like, b=b)
     if b.shape not in (out.shape[-1:], out.shape[-1 - ndim :]):
         raise ValueError(
             f"b: got the shape {b.shape}; it must be tied, {out.shape[-1:]}, or untied, "

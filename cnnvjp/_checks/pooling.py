@@ -29,26 +29,41 @@ def pooling_window(
     )
     maps = spatial_size(x.shape, ndim)
     sizes = per_axis("window", size, ndim)
+    steps = sizes if stride is None else stride
+    return sliding_window(maps, sizes, steps, padding, dilation, ceil_mode=ceil_mode)
+
+
+def sliding_window(
+    maps: tuple[int, ...],
+    size: tuple[int, ...],
+    stride: PerAxis,
+    padding: Padding,
+    dilation: PerAxis,
+    *,
+    ceil_mode: bool,
+    argument: str = "window",
+) -> Window:
+    """Places a window over maps of a size, so that each of its places has a tap on them."""
     window = make_window(
         maps,
-        sizes,
-        sizes if stride is None else stride,
+        size,
+        stride,
         padding,
         dilation,
         ceil_mode=flag_option("ceil_mode", ceil_mode),
-        argument="window",
+        argument=argument,
     )
     if ceil_mode and min(after for _, after in window.padding) < 0:
         raise ValueError(
             f"padding: got {padding!r}, which crops the end of the input, with ceil_mode=True, "
             "which reaches beyond it; crop x first"
         )
-    for axis in range(ndim):
+    for axis in range(window.ndim):
         touches = window.inside(axis).any(axis=1)
         if not touches.all():
             raise ValueError(
                 f"padding: got {padding!r}; window {touches.argmin()} of spatial axis {axis} "
-                f"(size {sizes[axis]}, dilation {window.dilation[axis]}) has no tap on the "
+                f"(size {size[axis]}, dilation {window.dilation[axis]}) has no tap on the "
                 f"{maps[axis]} positions of the input; use less padding"
             )
     return window

@@ -11,14 +11,16 @@ positions, a window of k taps that are d apart, moved by s over an input with `b
 import dataclasses
 import functools
 import math
+from typing import get_args
 
 import numpy as np
 
-from cnnvjp._types import Padding, Pair, PerAxis
+from cnnvjp._types import ConvPadding, FilledPadding, NamedPadding, Padding, Pair, PerAxis
 from cnnvjp._windows.spatial import numeric_padding, per_axis
 
 _SAME = ("SAME", "SAME_LOWER")
-_NAMED_PADDINGS = ("VALID", *_SAME, "FULL")
+NAMED_PADDINGS: tuple[str, ...] = get_args(NamedPadding)
+CONV_PADDINGS: tuple[str, ...] = (*NAMED_PADDINGS, *get_args(FilledPadding), "CAUSAL")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +115,12 @@ def make_window(
     input_size: tuple[int, ...],
     size: tuple[int, ...],
     stride: PerAxis,
-    padding: Padding,
+    padding: ConvPadding,
     dilation: PerAxis,
     *,
     ceil_mode: bool = False,
     argument: str = "w",
+    names: tuple[str, ...] = NAMED_PADDINGS,
 ) -> Window:
     """Places a window, or raises a ValueError that names the option at fault.
 
@@ -129,6 +132,7 @@ def make_window(
         dilation: an int or one per axis.
         ceil_mode: rounds the number of windows up, as long as the last one starts inside.
         argument: what the caller calls the window, for messages.
+        names: the names of paddings that the caller takes.
     """
     ndim = len(size)
     strides = per_axis("stride", stride, ndim)
@@ -140,7 +144,7 @@ def make_window(
             f"ceil_mode: got True with padding={padding!r}, which fixes the output's size already; "
             "give the padding in numbers, or ceil_mode=False"
         )
-    pairs = pad_pairs(padding, input_size, size, strides, dilations)
+    pairs = pad_pairs(padding, input_size, size, strides, dilations, names)
     overhang = []
     for axis, (n, k, s, (before, after), d) in enumerate(
         zip(input_size, size, strides, pairs, dilations, strict=True)
@@ -213,24 +217,28 @@ def forward_input_size(
 
 
 def pad_pairs(
-    padding: Padding,
+    padding: ConvPadding,
     input_size: tuple[int, ...],
     size: tuple[int, ...],
     stride: tuple[int, ...],
     dilation: tuple[int, ...],
+    names: tuple[str, ...] = NAMED_PADDINGS,
 ) -> tuple[Pair, ...]:
     """Any form of padding as `(before, after)` for each axis.
 
     "VALID" pads nothing. "SAME" pads so that o = ⌈n/s⌉, an odd position after the input;
     "SAME_LOWER" puts it before. "FULL" pads d·(k−1) on both sides, so that every window that
-    touches the input counts. An int pads every side; a sequence gives each axis an int for
+    touches the input counts, "CAUSAL" before it only. The filled paddings have the sizes of
+    "SAME". An int pads every side; a sequence gives each axis an int for
     both of its sides, or a pair.
     """
     ndim = len(size)
     if isinstance(padding, str):
-        if padding not in _NAMED_PADDINGS:
+        if padding not in names:
+            of_conv = padding in CONV_PADDINGS
             raise ValueError(
-                f"padding: got {padding!r}; the names are {', '.join(_NAMED_PADDINGS)}"
+                f"padding: got {padding!r}{', which only cnnvjp.conv takes' * of_conv}; the names "
+                f"are {', '.join(names)}{'; or pad x first, with cnnvjp.pad' * of_conv}"
             )
         pairs = []
         for n, k, s, d in zip(input_size, size, stride, dilation, strict=True):
@@ -239,9 +247,11 @@ def pad_pairs(
                 pairs.append((0, 0))
             elif padding == "FULL":
                 pairs.append((extent - 1, extent - 1))
+            elif padding == "CAUSAL":
+                pairs.append((extent - 1, 0))
             else:
                 total = max((-(-n // s) - 1) * s + extent - n, 0)
                 less, more = total // 2, total - total // 2
-                pairs.append((less, more) if padding == "SAME" else (more, less))
+                pairs.append((more, less) if padding == "SAME_LOWER" else (less, more))
         return tuple(pairs)
-    return numeric_padding(padding, ndim, names=_NAMED_PADDINGS)
+    return numeric_padding(padding, ndim, names=names)

@@ -7,7 +7,7 @@ from typing import Any, TypeGuard
 import jax
 import numpy as np
 
-from cnnvjp._types import Padding, Pair, PerAxis
+from cnnvjp._types import ConvPadding, Pair, PerAxis
 
 _LARGEST_NDIM = 3
 _LARGEST_INT = 2**31 - 1  # of any option: positions stay far below what 64 bits count
@@ -27,7 +27,7 @@ def per_axis(name: str, value: PerAxis, ndim: int, *, minimum: int = 1) -> tuple
 
 
 def numeric_padding(
-    padding: Padding, ndim: int, *, names: tuple[str, ...] = ()
+    padding: ConvPadding, ndim: int, *, names: tuple[str, ...] = ()
 ) -> tuple[Pair, ...]:
     """Padding given in numbers, as `(before, after)` for each axis.
 

@@ -11,6 +11,8 @@ compares them with. A function is named after its source and its equation:
 | ``h_`` | [H] *Neural Network Design: Deep Learning*, chapter 8 | 8.1 to 8.53, P, E |
 | ``s_`` | [S] Slides *Back propagation through a Convolutional Layer* | by slide |
 
+What none of these five has is named after what it says, and its docstring gives the paper or book.
+
 Arrays have their source's order of axes, channels first or last, and every docstring gives it.
 Every function raises ValueError on shapes that the equation cannot have. `ERRATA` lists what the
 sources get wrong; a function ``…_as_printed`` computes it as it stands.
@@ -31,6 +33,8 @@ from cnnvjp.equations import (
     _hagan,
     _hagan_backward,
     _jefkine,
+    _morphology,
+    _normalization,
     _slides,
 )
 from cnnvjp.equations._as_printed import *
@@ -40,6 +44,8 @@ from cnnvjp.equations._gbc import *
 from cnnvjp.equations._hagan import *
 from cnnvjp.equations._hagan_backward import *
 from cnnvjp.equations._jefkine import *
+from cnnvjp.equations._morphology import *
+from cnnvjp.equations._normalization import *
 from cnnvjp.equations._slides import *
 
 __all__: list[str] = []
@@ -51,3 +57,5 @@ __all__ += _hagan_backward.__all__
 __all__ += _slides.__all__
 __all__ += _as_printed.__all__
 __all__ += _errata.__all__
+__all__ += _normalization.__all__
+__all__ += _morphology.__all__

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 FLOATS = [jnp.dtype(name) for name in ("float16", "bfloat16", "float32", "float64")]
+COMPLEX = [jnp.dtype(name) for name in ("complex64", "complex128")]
 
 
 class NotAllowedError(Exception):
@@ -41,13 +42,13 @@ def holds(dtype, number):
         return False
 
 
-def arrays(call, *names, integers=False):
+def arrays(call, *names, integers=False, complex=False):
     """The dtype that the arrays share, and their shapes; Python numbers adapt to it."""
     values = [call[name] for name in names]
     found = {value.dtype for value in values if is_array(value)}
     need(len(found) == 1)
     (dtype,) = found
-    need(dtype in FLOATS or (integers and dtype.kind in "iu"))
+    need(dtype in FLOATS + COMPLEX * complex or (integers and dtype.kind in "iu"))
     for value in values:
         need(is_array(value) or type(value) in (int, float))
         need(is_array(value) or holds(dtype, value))
@@ -222,25 +223,44 @@ def kernel(call, images, shape):
 def with_bias(call, names, y, ndim, dtype):
     if call["b"] is not None:
         need(is_array(call["b"]))
-        _, *_, b = arrays(call, *names, "b", integers=True)
+        _, *_, b = arrays(call, *names, "b", integers=True, complex=True)
         need(b in (y[-1:], y[-1 - ndim :]))
     return [(y, preferred(call["preferred_element_type"], dtype))]
 
 
 SLIDING = ("stride", "padding", "dilation")
+COPYING = {"CIRCULAR": "circular", "REFLECT": "reflect", "SYMMETRIC": "symmetric", "EDGE": "edge"}
+LIMIT = {  # to how far pixels are copied
+    "reflect": lambda n: n - 1,
+    "symmetric": lambda n: n,
+    "circular": lambda n: n,
+    "edge": lambda n: math.inf,
+    "constant": lambda n: math.inf,
+}
 
 
 def of_conv(call):
-    dtype, x, w = arrays(call, "x", "w", integers=True)
+    dtype, x, w = arrays(call, "x", "w", integers=True, complex=True)
     ndim, groups = kernel(call, x, w)
     batch, size, channels = maps(x, ndim)
     need(channels == (w[-2] * groups,))
-    out = counts(size, w[:-2], *(call[name] for name in SLIDING))
+    stride, padding, dilation = (call[name] for name in SLIDING)
+    if isinstance(padding, str) and padding in ("CAUSAL", *COPYING):
+        reach = [d * (k - 1) for d, k in zip(entries(dilation, ndim), w[:-2], strict=True)]
+        if padding == "CAUSAL":
+            padding = [(r, 0) for r in reach]
+        else:
+            padding, fill = "SAME", COPYING[padding]
+            s = entries(stride, ndim)
+            for axis, n in enumerate(size):
+                need(n > 0)
+                need(max(border("SAME", n, reach[axis] + 1, s[axis], axis, ndim)) <= LIMIT[fill](n))
+    out = counts(size, w[:-2], stride, padding, dilation)
     return with_bias(call, ("x",), (*batch, *out, w[-1]), ndim, dtype)
 
 
 def of_conv_transpose(call):
-    dtype, y, w = arrays(call, "y", "w", integers=True)
+    dtype, y, w = arrays(call, "y", "w", integers=True, complex=True)
     ndim, groups = kernel(call, y, w)
     batch, size, channels = maps(y, ndim)
     need(channels == w[-1:])
@@ -250,7 +270,7 @@ def of_conv_transpose(call):
 
 
 def of_conv_kernel_grad(call):
-    dtype, x, dy = arrays(call, "x", "dy", integers=True)
+    dtype, x, dy = arrays(call, "x", "dy", integers=True, complex=True)
     ndim = rank(call, "kernel_size", *SLIDING)
     k = entries(call["kernel_size"], ndim)
     batch, size, (c_in,) = maps(x, ndim)
@@ -343,6 +363,13 @@ def of_winner_pool(call):
     return [(y, dtype)] + [(y, jnp.dtype("int32"))] * flag(call["return_argmax"])
 
 
+def of_winner_conv(call):
+    dtype, x, w = arrays(call, "x", "w", integers=True)
+    need(2 <= len(w) <= 4 and 0 not in w[:-1] and x[-1:] == w[-1:])
+    entries(call["stride"], len(w) - 1)
+    return [(pooled(call | {"window": w[:-1], "spatial_ndim": None}, x), dtype)]
+
+
 def of_max_unpool(call):
     dtype, y = arrays(call, "y", integers=True)
     need(is_array(call["argmax"]) and call["argmax"].dtype.kind in "iu")
@@ -353,12 +380,12 @@ def of_max_unpool(call):
 
 
 def of_sum_pool(call):
-    dtype, x = arrays(call, "x", integers=True)
+    dtype, x = arrays(call, "x", integers=True, complex=True)
     return [(pooled(call, x), dtype)]
 
 
 def of_avg_pool(call):
-    dtype, x = arrays(call, "x")
+    dtype, x = arrays(call, "x", complex=True)
     flag(call["count_include_pad"])
     return [(pooled(call, x), dtype)]
 
@@ -397,7 +424,7 @@ def of_adaptive_pool(integers):
 
 def resampled(call, *names, least=0):
     """dtype, batch, spatial size, channels, and the factors of a resampling."""
-    dtype, x = arrays(call, "x", integers=True)
+    dtype, x = arrays(call, "x", integers=True, complex=True)
     ndim = rank(call, *names)
     return dtype, *maps(x, ndim, least), entries(call["factor"], ndim)
 
@@ -452,8 +479,8 @@ def of_resize(call):
 
 
 def of_pad(call):
-    mode = choice(call["mode"], "constant", "reflect", "edge", "circular")
-    dtype, x = arrays(call, "x", integers=True)
+    mode = choice(call["mode"], "constant", "reflect", "symmetric", "edge", "circular")
+    dtype, x = arrays(call, "x", integers=True, complex=True)
     value = call["value"]
     value = value.item() if isinstance(value, np.number) else value
     need(type(value) in (int, float) and holds(dtype, value))
@@ -464,14 +491,13 @@ def of_pad(call):
     out = []
     for axis, n in enumerate(size):
         before, after = border(call["padding"], n, 1, 1, axis, ndim)
-        limit = {"reflect": n - 1, "circular": n}.get(mode, math.inf)
-        need(max(before, after) <= limit and n + before + after >= min(n, 1))
+        need(max(before, after) <= LIMIT[mode](n) and n + before + after >= min(n, 1))
         out.append(n + before + after)
     return [((*batch, *out, *channels), dtype)]
 
 
 def of_unfold(call):
-    dtype, x = arrays(call, "x", integers=True)
+    dtype, x = arrays(call, "x", integers=True, complex=True)
     ndim = rank(call, "window", *SLIDING)
     batch, size, channels = maps(x, ndim)
     k = entries(call["window"], ndim)
@@ -480,7 +506,7 @@ def of_unfold(call):
 
 
 def of_fold(call):
-    dtype, patches = arrays(call, "patches", integers=True)
+    dtype, patches = arrays(call, "patches", integers=True, complex=True)
     ndim = rank(call, "output_size", *SLIDING)
     need(len(patches) > 2 * ndim)
     batch, out, k = np.split(np.array(patches[:-1], int), [-2 * ndim, -ndim])
@@ -495,7 +521,7 @@ def of_suffix(argument, least):
     """An argument of the shape of the other's last axes."""
 
     def shape(call):
-        dtype, z, b = arrays(call, "z", argument)
+        dtype, z, b = arrays(call, "z", argument, complex=argument == "b" and least == 1)
         need(least <= len(b) <= len(z) and b == z[len(z) - len(b) :])
         return [(z, dtype)]
 
@@ -504,21 +530,21 @@ def of_suffix(argument, least):
 
 def of_dense(call):
     optional = () if call["b"] is None else ("b",)
-    dtype, x, w, *b = arrays(call, "x", "w", *optional)
+    dtype, x, w, *b = arrays(call, "x", "w", *optional, complex=True)
     need(len(w) == 2 and x[-1:] == w[:1] and b in ([], [w[1:]]))
     precise(call["precision"])
     return [((*x[:-1], w[1]), dtype)]
 
 
 def of_flatten(call):
-    dtype, x = arrays(call, "x", integers=True)
+    dtype, x = arrays(call, "x", integers=True, complex=True)
     choice(call["order"], "row", "column")
     batch, size, channels = maps(x, rank(call), least=0)
     return [((*batch, math.prod(size) * channels[0]), dtype)]
 
 
 def of_unflatten(call):
-    dtype, v = arrays(call, "v", integers=True)
+    dtype, v = arrays(call, "v", integers=True, complex=True)
     choice(call["order"], "row", "column")
     need(is_sequence(call["shape"]) and 2 <= len(call["shape"]) <= 4)
     shape = entries(call["shape"], len(call["shape"]))
@@ -588,6 +614,22 @@ def of_group_norm(call):
     return [(x, dtype)]
 
 
+def of_instance_norm(call):
+    dtype, x = channelwise(call, "gamma", "beta")
+    maps(x, rank(call), least=0)
+    return [(x, dtype)]
+
+
+def of_local_response_norm(call):
+    dtype, x = arrays(call, "x")
+    need(x)
+    whole(call["size"])
+    real(call["alpha"], low=0)
+    real(call["beta"])
+    real(call["k"], low=0)
+    return [(x, dtype)]
+
+
 def of_dropout(call):
     key, (dtype, x) = call["key"], arrays(call, "x")
     need(isinstance(key, jax.Array | np.ndarray))
@@ -645,6 +687,8 @@ SHAPES_OF = {
     "tiled_conv_kernel_grad": of_kernels_grad("tiles"),
     "max_pool": of_winner_pool,
     "min_pool": of_winner_pool,
+    "max_plus_conv": of_winner_conv,
+    "min_plus_conv": of_winner_conv,
     "max_unpool": of_max_unpool,
     "avg_pool": of_avg_pool,
     "sum_pool": of_sum_pool,
@@ -678,6 +722,8 @@ SHAPES_OF = {
     "batch_norm_inference": of_batch_norm_inference,
     "layer_norm": of_layer_norm,
     "group_norm": of_group_norm,
+    "instance_norm": of_instance_norm,
+    "local_response_norm": of_local_response_norm,
     "dropout": of_dropout,
     "l2_penalty": of_l2_penalty,
     "half_squared_error": of_half_squared_error,

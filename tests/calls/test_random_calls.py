@@ -22,7 +22,7 @@ PACKAGE = str(Path(cnnvjp.__file__).parent)
 
 ANYTHING = [
     None, True, False, 0, 1, 2, 3, -1, -2, 2**31, 10**400, 0.5, 1.0, -0.5, 2.5, 1e300,
-    math.nan, math.inf, -math.inf, 1j, "", "SAME", "VALID", "same", "first", "2", b"22", (), [],
+    math.nan, math.inf, -math.inf, 1j, "", "SAME", "VALID", "same", "EDGE", "first", "2", b"22", (), [],
     (1,), (2,), [2, 2], (1, 2), (0, 1), (1, -1), (1, None), (1.0, 1.0), (True, True), (1, 1, 1),
     (2, 2, 2, 2), ((1, 1),), ((1, 0), (0, 1)), ((1, 1, 1), (1, 1, 1)), ("SAME", "SAME"), {},
     {"x": 1}, {2}, range, object(), Foreign(), np.float32, jnp.int32, jnp.dtype("float32"),
@@ -68,7 +68,7 @@ OPTIONS = {
     "spatial_ndim": lambda draw, ndim: ndim,
     "ties": one_of("first", "split"),
     "order": one_of("row", "column"),
-    "mode": one_of("constant", "reflect", "edge", "circular"),
+    "mode": one_of("constant", "reflect", "symmetric", "edge", "circular"),
     "method": one_of("nearest", "nearest-exact", "linear", "cubic"),
     "value": one_of(0, 1, -1.5, np.float32(2), np.inf),
     "p": one_of(1, 1.5, 2, 3),
@@ -79,6 +79,9 @@ OPTIONS = {
     "b": lambda draw, ndim: draw(st.sampled_from([ones(4), ones(5)])),
     "negative_slope": one_of(0, 0.1, -2),
     "alpha": one_of(0, 0.1, 2),
+    "size": one_of(1, 2, 5),
+    "beta": one_of(0, 0.75, -1),
+    "k": one_of(0.5, 1, 2),
 }
 FLAG = one_of(True, False)
 
@@ -86,7 +89,10 @@ FLAG = one_of(True, False)
 def image(draw, ndim, channels=4):
     batch = draw(st.lists(st.integers(0, 2), max_size=2))
     size = draw(st.tuples(*[st.integers(1, 6)] * ndim))
-    return ones((*batch, *size, channels), draw(st.sampled_from(["float64", "float64", "int32"])))
+    return ones(
+        (*batch, *size, channels),
+        draw(st.sampled_from(["float64", "float64", "int32", "complex64"])),
+    )
 
 
 def images(*names, **more):
@@ -108,9 +114,19 @@ def convolved(draw, ndim):
     return {"x": x, "w": ones((*k, 4 // groups, 4), x.dtype), "b": b, "groups": groups}
 
 
+def padded_and_convolved(draw, ndim):
+    names = st.sampled_from(["CIRCULAR", "REFLECT", "SYMMETRIC", "EDGE", "CAUSAL"])
+    return convolved(draw, ndim) | {"padding": draw(names | st.just(padding(draw, ndim)))}
+
+
 def transposed(draw, ndim):
     call = convolved(draw, ndim)
     return {"y": call.pop("x"), **call}
+
+
+def added(draw, ndim):
+    x, k = image(draw, ndim), draw(st.tuples(*[st.integers(1, 3)] * ndim))
+    return {"x": x, "w": ones((*k, 4), x.dtype)}
 
 
 def cotangent(draw, ndim):
@@ -148,7 +164,7 @@ def patches(draw, ndim):
 WINDOW = images("x", window=per_axis(1, 3))
 FACTOR = images("x", factor=per_axis(1, 2))
 REQUIRED = dict.fromkeys(SHAPES_OF, images("x")) | {
-    "conv": convolved,
+    "conv": padded_and_convolved,
     "conv_transpose": transposed,
     "conv_kernel_grad": cotangent,
     "local_conv": unshared("x", tiled=False),
@@ -159,9 +175,10 @@ REQUIRED = dict.fromkeys(SHAPES_OF, images("x")) | {
     "tiled_conv_kernel_grad": tiled_cotangent,
     **dict.fromkeys(["max_pool", "min_pool", "avg_pool", "sum_pool", "lp_pool", "unfold"], WINDOW),
     "weighted_avg_pool": images("x", window=per_axis(1, 3), weight=C),
+    **dict.fromkeys(["max_plus_conv", "min_plus_conv"], added),
     "max_unpool": lambda draw, ndim: (
         (x := image(draw, ndim)),
-        {"y": x, "argmax": x.astype(int), "output_size": per_axis(1, 9)(draw, ndim)},
+        {"y": x, "argmax": x.real.astype(int), "output_size": per_axis(1, 9)(draw, ndim)},
     )[1],
     **dict.fromkeys(["adaptive_avg_pool", "adaptive_max_pool"], images("x", output_size=per_axis(1, 7))),
     **dict.fromkeys(["downsample", "upsample", "repeat", "pixel_shuffle", "pixel_unshuffle"], FACTOR),
@@ -173,7 +190,7 @@ REQUIRED = dict.fromkeys(SHAPES_OF, images("x")) | {
     "unflatten": lambda draw, ndim: {"v": ones((3, 12)), "shape": draw(st.sampled_from([(2, 3, 2), (12, 1), [1, 3, 4, 1], (2, 6)]))},
     "prelu": images("x", slope=C),
     "standardize": images("x", mean=C, std=C),
-    **dict.fromkeys(["batch_norm", "layer_norm"], images("x", gamma=C, beta=C)),
+    **dict.fromkeys(["batch_norm", "layer_norm", "instance_norm"], images("x", gamma=C, beta=C)),
     "batch_norm_inference": images("x", gamma=C, beta=C, mean=C, var=C),
     "group_norm": images("x", gamma=C, beta=C, groups=one_of(1, 2, 4)),
     "dropout": images("x", key=KEY, rate=one_of(0, 0.5, 1)),

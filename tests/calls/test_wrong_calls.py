@@ -51,7 +51,7 @@ def test_right_calls(name):
 
 NO_ARRAYS = [None, "1", [[1.0]], (1.0,), {2.0}, True, 1j, Foreign(), np.float32]
 NO_ARRAYS += [jax.ShapeDtypeStruct((2, 6, 6, 4), "float64"), np.ma.array([1.0], mask=[True])]
-NO_DTYPES = ["bool", "complex64", "int4", "float8_e4m3fn"]
+NO_DTYPES = ["bool", "int4", "float8_e4m3fn"]
 NOT_PER_AXIS = [-1, 1.5, True, "2", b"22", (1, None), (1.0, 1), (2, -1), (True, 1), np.float64(2)]
 NOT_PER_AXIS += [np.array([1.5, 1.5]), {2}, 1j, object, ones(2)]
 NOT_PADDING = [1.5, True, None, (1, None), ((1,), (1,)), ((1, 1, 1), (1, 1, 1)), ((1, 1), 1)]
@@ -74,7 +74,11 @@ BY_NAME = {  # of an option: what it cannot be, the error, and what would fit
     **dict.fromkeys(FLAGS, (NOT_FLAGS, TypeError, "it must be True or False")),
     "ties": (NOT_CHOICES, ValueError, "it must be 'first' or 'split'"),
     "order": (NOT_CHOICES, ValueError, "it must be 'row' or 'column'"),
-    "mode": (NOT_CHOICES, ValueError, "it must be one of constant, reflect, edge, circular"),
+    "mode": (
+        NOT_CHOICES,
+        ValueError,
+        "it must be one of constant, reflect, symmetric, edge, circular",
+    ),
     "method": (NOT_CHOICES, ValueError, "it must be one of nearest, nearest-exact, linear, cubic"),
     "groups": (NOT_COUNTS, ValueError, "it must be an int of at least 1"),
     "eps": ([-1e-9, *NOT_NUMBERS], ValueError, "it must be a finite Python number of at least 0"),
@@ -82,6 +86,9 @@ BY_NAME = {  # of an option: what it cannot be, the error, and what would fit
     "p": ([0.9, *NOT_NUMBERS], ValueError, "it must be a finite Python number of at least 1"),
     "negative_slope": (NOT_NUMBERS, ValueError, "it must be a finite Python number"),
     "alpha": (NOT_NUMBERS, ValueError, "it must be a finite Python number"),
+    "k": ([-1e-9, *NOT_NUMBERS], ValueError, "it must be a finite Python number of at least 0"),
+    "local_response_norm.size": (NOT_COUNTS, ValueError, "it must be an int of at least 1"),
+    "local_response_norm.beta": (NOT_NUMBERS, ValueError, "it must be a finite Python number"),
     "spatial_ndim": (["2", 1.5, True, (2,), 1j], ValueError, "it must be 1, 2 or 3"),
     "precision": (NOT_PRECISIONS, ValueError, "it must be None, 'default', 'high', 'highest', a"),
     "preferred_element_type": (["foo", "int32", "bool", 3, X], TypeError, f"it must be {FLOAT}"),
@@ -93,7 +100,20 @@ INTEGERS |= {
     for what in ("", "_transpose", "_kernel_grad")
 }
 INTEGERS |= {"sum_pool", "global_max_pool", "adaptive_max_pool", "downsample", "upsample", "repeat"}
+INTEGERS |= {"max_plus_conv", "min_plus_conv"}
 INTEGERS |= {"pad", "pixel_shuffle", "pixel_unshuffle", "unfold", "fold", "flatten", "unflatten"}
+
+COMPLEX = {
+    "conv",
+    "conv_transpose",
+    "conv_kernel_grad",
+    "dense",
+    "add_bias",
+    "sum_pool",
+    "avg_pool",
+}
+COMPLEX |= {"pad", "upsample", "downsample", "repeat", "pixel_shuffle", "pixel_unshuffle"}
+COMPLEX |= {"unfold", "fold", "flatten", "unflatten"}
 
 
 def wrong_options(name):
@@ -101,7 +121,8 @@ def wrong_options(name):
     if name == "conv_general_dilated":
         return  # lax reads them
     for option, parameter in inspect.signature(PUBLIC[name]).parameters.items():
-        values, kind, fitting = BY_NAME.get(option, ([], None, ""))
+        known = BY_NAME.get(option, ([], None, ""))
+        values, kind, fitting = BY_NAME.get(f"{name}.{option}", known)
         if fitting.startswith(AN_INT) and parameter.default is not None:
             values = [None, *values]
         for value in values:
@@ -112,14 +133,17 @@ def wrong_options(name):
 def wrong_arrays(name):
     """Each array of a function, given what it cannot be."""
     arrays = {k: v for k, v in CALLS[name].items() if k in ARRAYS and isinstance(v, jax.Array)}
-    welcome = f"it must be {FLOAT}" + ", or an integer of 8 to 64 bits" * (name in INTEGERS)
+    welcome = f"{FLOAT}{', complex64 or complex128' * (name in COMPLEX)}"
+    welcome += ", or an integer of 8 to 64 bits" * (name in INTEGERS)
     for argument, value in arrays.items():
         for wrong in NO_ARRAYS:
             if wrong is not None or argument != "b" or name in ("add_bias", "scale"):
                 yield name, {argument: wrong}, TypeError, rf"^{argument}: got .*; it must be "
         labels = name == "softmax_cross_entropy" and argument == "labels"
-        for dtype in NO_DTYPES + ["int32"] * (name not in INTEGERS and not labels):
-            text = rf"^{argument}: got an array of {dtype}; {welcome}$"
+        dtypes = NO_DTYPES + ["complex64"] * (name not in COMPLEX)
+        for dtype in dtypes + ["int32"] * (name not in INTEGERS and not labels):
+            real = "real: " * (dtype == "complex64")
+            text = rf"^{argument}: got an array of {dtype}; it must be {real}{welcome}$"
             yield name, {argument: ones(value.shape, dtype)}, TypeError, text
         first = next(iter(arrays))
         if argument != first:
@@ -146,6 +170,20 @@ WRONG = [
     ("conv", dict(b=ones((2, 4, 4, 6))), ValueError, r"^b: got the shape \(2, 4, 4, 6\)"),
     ("conv", dict(groups=2), ValueError, r"^x: got 4 channels; .* groups=2 fits 4 · 2 = 8$"),
     ("conv", dict(x=X.astype("int8"), w=W.astype("int8"), b=None, preferred_element_type="uint16"), TypeError, r"^preferred_element_type: got 'uint16' for arrays of int8; it must be a signed integer"),
+    *(
+        (name, {argument: wrong}, ValueError, text)
+        for name in ["max_plus_conv", "min_plus_conv"]
+        for argument, wrong, text in [
+            ("w", C, r"^w: got the shape \(4,\); it must be \(\*window, C\) with 1, 2 or 3 spatial axes, none of them empty$"),
+            ("w", ones((2, 0, 4)), r"^w: got the shape \(2, 0, 4\)"),
+            ("w", ones((2, 2, 3)), r"^w: got 3 channels; it must have those of x, 4$"),
+            ("w", ones((7, 2, 4)), r"^w: its size 7 with dilation 1 covers 7 positions of spatial axis 0, which has 6"),
+            ("x", X[0, 0], r"^x: got the shape \(6, 4\); with 2 spatial axes it must be"),
+            ("x", X[:, :0], r"^x: got the spatial size \(0, 6\); every axis needs a position$"),
+            ("padding", 3, r"^padding: got 3; window 0 of spatial axis 0 \(size 2, dilation 1\) has no tap on the 6"),
+            ("stride", (1, 1, 1), r"^stride: got \(1, 1, 1\); it must be an int or a sequence of 2 ints"),
+        ]
+    ),
     ("conv_transpose", dict(y=X[0, 0]), ValueError, r"^y: got the shape \(6, 4\)"),
     ("conv_kernel_grad", dict(dy=ones((1, 4, 4, 6))), ValueError, r"^dy: got the shape \(1, 4, 4, 6\)"),
     ("conv_kernel_grad", dict(kernel_size=2), ValueError, r"^dy: got the shape \(2, 4, 4, 6\); .*\(2, 5, 5, C_out\)"),
@@ -194,6 +232,9 @@ WRONG = [
     ("conv", dict(x=X[0, 0]), ValueError, r"^x: got the shape \(6, 4\); with 2 spatial axes it must be \(\*batch, height, width, channels\)$"),
     ("conv", dict(x=X[..., :3]), ValueError, r"^x: got 3 channels; w of shape \(3, 3, 4, 6\) with groups=1 fits 4 · 1 = 4$"),
     ("conv", dict(x=X.astype("uint8"), w=W.astype("uint8"), b=None, preferred_element_type="int16"), TypeError, r"^preferred_element_type: got 'int16' for arrays of uint8; it must be an unsigned integer dtype$"),
+    ("conv", dict(x=X.astype("complex64"), w=W.astype("complex64"), b=None, preferred_element_type="float32"), TypeError, r"^preferred_element_type: got 'float32' for arrays of complex64; it must be complex64 or complex128$"),
+    ("conv", dict(x=X.astype("complex64")), TypeError, r"^w: got float64, but x is complex64; .* cast one of them, as in w\.astype\(x\.dtype\)$"),
+    ("dense", dict(w=W[0, 0].astype("complex64")), TypeError, r"^w: got complex64, but x is float64; .* as in x\.astype\(w\.dtype\)$"),
     ("leaky_relu", dict(negative_slope=math.inf), ValueError, r"^negative_slope: got inf; it must be a finite Python number$"),
     ("scale", dict(z=X.astype("float32"), b=np.array(2.0)), TypeError, r"^b: got float64, but z is float32; the arrays of one call share a dtype"),
     ("conv", dict(x=ones((2, 6, 6, 5))), ValueError, r"^x: got 5 channels; w of shape \(3, 3, 4, 6\) with groups=1 fits 4 · 1 = 4$"),
@@ -245,7 +286,7 @@ WRONG = [
     ("standardize", dict(mean=-(10**400)), ValueError, r"^mean: got -10+, which float64 cannot hold"),
     *(
         (name, {argument: wrong}, ValueError, rf"^{argument}: got the shape {re.escape(str(np.shape(wrong)))}; for x of shape \(2, 6, 6, 4\) it must be \(4,\), one number per channel$")
-        for name in ["batch_norm", "batch_norm_inference", "layer_norm", "group_norm"]
+        for name in ["batch_norm", "batch_norm_inference", "layer_norm", "group_norm", "instance_norm"]
         for argument in ["gamma", "beta"]
         for wrong in [1.0, ones(3), ones((1, 4))]
     ),
@@ -257,6 +298,10 @@ WRONG = [
         TypeError,
         r"^var: got bfloat16, but mean is float32",
     ),
+    ("instance_norm", dict(x=X[0, 0]), ValueError, r"^x: got the shape \(6, 4\); with 2 spatial"),
+    ("local_response_norm", dict(x=C[0]), ValueError, r"^x: got the shape \(\); it must be \(\.\.\., C\)$"),
+    ("local_response_norm", dict(size=2**31), ValueError, r"^size: got \(2147483648,\); it must be at most 2147483647$"),
+    ("local_response_norm", dict(alpha=-1), ValueError, r"^alpha: got -1; it must be a finite Python number of at least 0$"),
     ("layer_norm", dict(x=1.0), ValueError, r"^x: got the shape \(\); it must be \(\*batch, \*spatial, C\)$"),
     ("half_squared_error", dict(t=C), ValueError, r"^t: got the shape \(4,\); it must be that of y, \(2, 3\)$"),
     ("sigmoid_cross_entropy", dict(labels=C), ValueError, r"^labels: got the shape \(4,\); it must be that of logits, \(2, 3\)$"),
@@ -329,7 +374,7 @@ WRONG = [
     # Options of every axis: their length, their range, and what JAX or NumPy made of them.
     ("conv", dict(stride=(1, 1, 1)), ValueError, r"^stride: got \(1, 1, 1\); it must be an int or a sequence of 2 ints, each at least 1$"),
     ("conv", dict(dilation=()), ValueError, r"^dilation: got \(\); it must be an int or a sequence of 2 ints"),
-    ("conv", dict(padding=((1, 1),)), ValueError, r"^padding: got \(\(1, 1\),\); it must be one of VALID, SAME, SAME_LOWER, FULL, an int"),
+    ("conv", dict(padding=((1, 1),)), ValueError, r"^padding: got \(\(1, 1\),\); it must be one of VALID, SAME, SAME_LOWER, FULL, CIRCULAR, REFLECT, SYMMETRIC, EDGE, CAUSAL, an int"),
     ("conv", dict(stride=2**31), ValueError, r"^stride: got 2147483648; it must be at most 2147483647$"),
     ("unfold", dict(dilation=(1, 10**30)), ValueError, r"^dilation: got \(1, 10+\); it must be at most 2147483647$"),
     ("max_pool", dict(padding=-(2**31)), ValueError, r"^padding: got -2147483648; it must be at most 2147483647 on a side$"),
@@ -348,11 +393,18 @@ WRONG = [
         for wrong in [0, 4, -1]
     ),
     *(
-        (name, dict(padding=wrong), ValueError, rf"^padding: got '{wrong}'; the names are VALID, SAME, SAME_LOWER, FULL$")
+        (name, dict(padding=wrong), ValueError, rf"^padding: got '{wrong}'; the names are VALID, SAME, SAME_LOWER, FULL{', CIRCULAR, REFLECT, SYMMETRIC, EDGE, CAUSAL' * (name == 'conv')}$")
         for name in FUNCTIONS
         if "padding" in inspect.signature(PUBLIC[name]).parameters and name not in ("pad", "conv_general_dilated")
         for wrong in ["same", "", "SAMEISH", "VALID "]
     ),
+    *(
+        (name, dict(padding=of_conv), ValueError, rf"^padding: got '{of_conv}', which only cnnvjp\.conv takes; the names are VALID, SAME, SAME_LOWER, FULL; or pad x first, with cnnvjp\.pad$")
+        for name in FUNCTIONS
+        if "padding" in inspect.signature(PUBLIC[name]).parameters and name not in ("pad", "conv", "conv_general_dilated")
+        for of_conv in ["CIRCULAR", "CAUSAL"]
+    ),
+    ("conv", dict(padding="REFLECT", dilation=6), ValueError, r"^padding: got \(6, 6\) for spatial axis 0, which has 6 positions; with mode='reflect' it must be at most 5 on either side$"),
     ("pad", dict(padding="SAME"), ValueError, r"^padding: got 'SAME'; it must be an int, a sequence of 2 ints, or of 2 pairs \(before, after\)$"),
     ("pad", dict(padding=-3), ValueError, r"^padding: got \(-3, -3\) for spatial axis 0, which has 6 positions; one must remain$"),
     ("pad", dict(padding=6, mode="reflect"), ValueError, r"^padding: got \(6, 6\) for spatial axis 0, which has 6 positions; with mode='reflect' it must be at most 5 on either side$"),

@@ -44,8 +44,11 @@ cnnvjp.dropout(key, x, "0.5")  # wrong
 
 # Options with names
 cnnvjp.conv(x, w, padding="SAME")
+cnnvjp.conv(x, w, padding="CIRCULAR")
+cnnvjp.conv(x, w, padding="CAUSAL")
 cnnvjp.max_pool(x, 2, ties="split")
 cnnvjp.pad(x, 1, mode="reflect")
+cnnvjp.pad(x, 1, mode="symmetric")
 cnnvjp.resize(x, (16, 16), method="cubic")
 cnnvjp.flatten(x, order="column")
 cnnvjp.unflatten(b, (2, 2), order="row")
@@ -53,7 +56,9 @@ cnnvjp.conv(x, w, padding="SAM")  # wrong
 cnnvjp.conv(x, w, padding="same")  # wrong
 cnnvjp.conv_transpose(x, w, padding="SAM")  # wrong
 cnnvjp.conv_kernel_grad(x, x, 3, padding="SAM")  # wrong
+cnnvjp.conv_transpose(x, w, padding="CIRCULAR")  # wrong
 cnnvjp.sum_pool(x, 2, padding="SAM")  # wrong
+cnnvjp.sum_pool(x, 2, padding="EDGE")  # wrong
 cnnvjp.unfold(x, 2, padding="SAM")  # wrong
 cnnvjp.max_pool(x, 2, ties="frist")  # wrong
 cnnvjp.pad(x, 1, mode="reflct")  # wrong

@@ -27,10 +27,14 @@ from cnnvjp import (
     equations,
     flatten,
     half_squared_error,
+    instance_norm,
     leaky_relu,
     local_conv,
+    local_response_norm,
+    max_plus_conv,
     max_pool,
     max_unpool,
+    min_plus_conv,
     pad,
     relu,
     repeat,
@@ -500,6 +504,33 @@ def conversion_to_a_vector():
 @agrees_with(j_9=lambda equation: equation(X[0], X[1]))
 def error():
     yield half_squared_error(X[1], X[0])
+
+
+# ------------------------------------------------------------------------------------------
+# What none of the five sources has
+# ------------------------------------------------------------------------------------------
+
+
+@agrees_with(grey_dilation=lambda equation: equation(X, W))
+def grey_scale_dilation():
+    yield max_plus_conv(one_map(X), one_map(W[::-1, ::-1]), padding="FULL")[..., 0]
+
+
+@agrees_with(grey_erosion=lambda equation: equation(X, W))
+def grey_scale_erosion():
+    yield min_plus_conv(one_map(X), one_map(-W))[..., 0]
+
+
+@agrees_with(local_response=lambda equation: equation(A, 3, 2, 0.5, 0.6))
+def normalization_by_neighbours():
+    """With the paper's alpha times the number of neighbours."""
+    yield planes(local_response_norm(maps(A), size=3, alpha=1.5, beta=0.6, k=2))
+
+
+@agrees_with(instance_normalization=lambda equation: equation(A[None], 0.5)[0])
+def normalization_of_each_map():
+    ones = jnp.ones(len(A))
+    yield planes(instance_norm(maps(A), ones, 0 * ones, eps=0.5))
 
 
 # ------------------------------------------------------------------------------------------

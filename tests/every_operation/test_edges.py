@@ -42,12 +42,16 @@ from cnnvjp import (
     global_max_pool,
     group_norm,
     half_squared_error,
+    instance_norm,
     l2_penalty,
     layer_norm,
+    local_response_norm,
     log_softmax,
     lp_pool,
+    max_plus_conv,
     max_pool,
     max_unpool,
+    min_plus_conv,
     min_pool,
     pad,
     pixel_shuffle,
@@ -364,7 +368,7 @@ SIZES = [
 # The mean of the largest numbers is one of them, and what is divided by their deviation is small.
 LARGEST = [(dtype, float(jnp.finfo(dtype).max), 1e-36) for dtype in ("float32", "bfloat16")]
 OF_MEANS = ["avg_pool", "global_avg_pool", "adaptive_avg_pool"]
-OF_MEANS += ["batch_norm", "layer_norm", "group_norm"]
+OF_MEANS += ["batch_norm", "layer_norm", "group_norm", "instance_norm"]
 
 
 @named(OPERATIONS)
@@ -518,7 +522,15 @@ def test_no_image(operation):
 # What cannot be done, or not with these options, to maps without a position
 UNSHARED = ["local_conv", "tiled_conv", "local_conv_kernel_grad", "tiled_conv_kernel_grad"]
 MAY_NEED_POSITIONS = ["conv", "conv_transpose", "conv_kernel_grad", "max_pool", "min_pool"]
-MAY_NEED_POSITIONS += ["max_unpool", "avg_pool", "sum_pool", "lp_pool", "weighted_avg_pool"]
+MAY_NEED_POSITIONS += [
+    "max_plus_conv",
+    "min_plus_conv",
+    "max_unpool",
+    "avg_pool",
+    "sum_pool",
+    "lp_pool",
+    "weighted_avg_pool",
+]
 MAY_NEED_POSITIONS += ["global_max_pool", "global_avg_pool", "adaptive_avg_pool", "upsample"]
 MAY_NEED_POSITIONS += ["adaptive_max_pool", "downsample", "resize", "pad", "unfold", "batch_norm"]
 MAY_NEED_POSITIONS += UNSHARED
@@ -676,6 +688,8 @@ LARGE = [
     (lambda x: max_pool(x, 2, ties="split"), PLANE),
     (lambda x: max_pool(x, (2**15, 2**15)), PLANE),
     (lambda x: min_pool(x, (2, 2, 2)), VOLUME),
+    (lambda x, w: max_plus_conv(x, w, padding=1), PLANE, KERNEL(3, 3)),
+    (lambda x, w: min_plus_conv(x, w), VOLUME, KERNEL(2, 9, 9)),
     (lambda x: avg_pool(x, SIDE), PLANE),
     (lambda x: sum_pool(x, 3, stride=2**15), PLANE),
     (lambda x: lp_pool(x, 2), PLANE),
@@ -696,6 +710,8 @@ LARGE = [
     (batch_norm_inference, PLANE, *[CHANNELS] * 4),
     (layer_norm, PLANE, CHANNELS, CHANNELS),
     (lambda *args: group_norm(*args, 1), PLANE, CHANNELS, CHANNELS),
+    (instance_norm, PLANE, CHANNELS, CHANNELS),
+    (local_response_norm, PLANE),
     (standardize, PLANE, CHANNELS, CHANNELS),
     (softmax, PLANE),
     (lambda x: dropout(jax.random.key(0), x, 0.5), PLANE),

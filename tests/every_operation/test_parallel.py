@@ -102,7 +102,7 @@ def test_one_argument_in_parts(operation):
 
 
 # What JAX's own operations refuse there: sums over divided channels, for whose result there are
-# several layouts, selections between arrays of different ones, and single entries of divided axes.
+# several layouts, selections between arrays of different ones, and slices of what is divided.
 REFUSED = {
     ("conv", 0, "last"),
     ("conv", 1, "last"),
@@ -111,6 +111,8 @@ REFUSED = {
     ("explicit", 0, "last"),
     ("explicit", 1, "last"),
     ("local_conv", 1, "last"),
+    ("local_response_norm", 0, "last"),
+    ("min_plus_conv", 1, "first"),
     ("pixel_shuffle", 0, "last"),
     ("prelu", 1, "first"),
     ("prelu", 1, "last"),

@@ -460,3 +460,52 @@ def test_a_bias_of_the_output_s_dtype_is_welcome(f, given, preferred):
         (db,) = pullback(jnp.ones_like(y))
         assert db.dtype == preferred
         np.testing.assert_array_equal(db, [y.shape[1]] * 2)
+
+
+FILLED = {"CIRCULAR": "wrap", "REFLECT": "reflect", "SYMMETRIC": "symmetric", "EDGE": "edge"}
+# spatial, kernel, options
+FILLED_CASES = [
+    ((7,), (4,), dict(stride=2)),
+    ((5, 6), (3, 2), dict(dilation=(2, 1), flip_kernel=True)),
+    ((6, 5), (2, 3), dict(stride=(3, 1), groups=2)),  # an axis that needs no padding
+    ((3, 4, 3), (2, 3, 1), dict(stride=(1, 2, 1))),
+]
+
+
+def padded_first(x, w, padding, options):
+    """jnp.pad, then lax's convolution without padding."""
+    ndim = w.ndim - 2
+    per_axis = lambda o: (o,) * ndim if isinstance(o, int) else o
+    strides, dilations = (per_axis(options.get(o, 1)) for o in ("stride", "dilation"))
+    pairs = []
+    for n, k, s, d in zip(x.shape[-1 - ndim :], w.shape, strides, dilations, strict=False):
+        reach = d * (k - 1)
+        total = max((-(-n // s) - 1) * s + reach + 1 - n, 0)
+        pairs.append((reach, 0) if padding == "CAUSAL" else (total // 2, total - total // 2))
+    around = [(0, 0)] * (x.ndim - 1 - ndim) + pairs + [(0, 0)]
+    return lax_conv(jnp.pad(x, around, FILLED.get(padding, "constant")), w, **options)
+
+
+@pytest.mark.parametrize("padding", [*FILLED, "CAUSAL"])
+@pytest.mark.parametrize("size, kernel, options", FILLED_CASES, ids=str)
+def test_filled_paddings(rng, size, kernel, options, padding):
+    x = normal(rng, 2, *size, 2)
+    w = normal(rng, *kernel, 2 // options.get("groups", 1), 4)
+    f = lambda x, w: conv(x, w, padding=padding, **options)
+    check_first_order(f, lambda x, w: padded_first(x, w, padding, options), x, w)
+
+
+@pytest.mark.versions
+def test_second_order_of_a_filled_padding(rng):
+    x, w = normal(rng, 5, 2), normal(rng, 3, 2, 2)
+    f = lambda x, w: conv(x, w, padding="SYMMETRIC", dilation=2)
+    check_second_order(f, lambda x, w: padded_first(x, w, "SYMMETRIC", dict(dilation=2)), x, w)
+
+
+def test_circular_padding_commutes_with_rotation_and_causal_sees_no_later_entry(rng):
+    x, w = integers(rng, 6, 5, 2), integers(rng, 3, 4, 2, 2)
+    circular = lambda x: conv(x, w, padding="CIRCULAR")
+    rotated = jnp.roll(x, (2, 1), (0, 1))
+    np.testing.assert_array_equal(circular(rotated), jnp.roll(circular(x), (2, 1), (0, 1)))
+    seen = jax.jacrev(lambda x: conv(x, w[0] / 1, padding="CAUSAL").sum(-1))(x[0] / 1).any(-1)
+    np.testing.assert_array_equal(seen, np.tri(5, dtype=bool) & ~np.tri(5, k=-4, dtype=bool))

@@ -1,4 +1,4 @@
-"""standardize, batch_norm, batch_norm_inference, group_norm and layer_norm."""
+"""What normalizes: inputs, batches, groups of channels, maps, neighbouring channels."""
 
 import functools
 
@@ -20,7 +20,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cnnvjp.batch_normalization import batch_norm, batch_norm_inference
-from cnnvjp.normalization import group_norm, layer_norm, standardize
+from cnnvjp.local_response import local_response_norm
+from cnnvjp.normalization import group_norm, instance_norm, layer_norm, standardize
 
 LOW = pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 
@@ -491,3 +492,94 @@ def test_group_norm_on_an_explicit_mesh(rng):
         )
         for got, want in zip(jax.jit(gradient)(*args), expected, strict=True):
             assert_close(got, want)
+
+
+# ------------------------------------------------------------------------------------------
+# instance_norm
+# ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shape, ndim", [((2, 5, 3), 1), ((2, 3, 4, 1), 2), ((2, 1, 2, 3, 2, 2), 3), ((0, 3, 2), 1)]
+)
+def test_instance_norm(rng, shape, ndim):
+    args = normal(rng, *shape), normal(rng, shape[-1]), normal(rng, shape[-1])
+    check_first_order(
+        lambda *args: instance_norm(*args, spatial_ndim=ndim, eps=0.1),
+        lambda *args: group_norm_reference(*args, shape[-1], ndim, eps=0.1),
+        *args,
+    )
+
+
+def test_instance_norm_second_order(rng):
+    args = normal(rng, 2, 3, 2), normal(rng, 2), normal(rng, 2)
+    check_second_order(
+        lambda *args: instance_norm(*args, spatial_ndim=1, eps=0.1),
+        lambda *args: group_norm_reference(*args, 2, 1, eps=0.1),
+        *args,
+    )
+
+
+# ------------------------------------------------------------------------------------------
+# local_response_norm
+# ------------------------------------------------------------------------------------------
+
+
+def local_response_reference(x, size, alpha, beta, k):
+    """Channel by channel; the neighbours cut out."""
+    parts = []
+    for c in range(x.shape[-1]):
+        near = x[..., max(c - size // 2, 0) : c + (size - 1) // 2 + 1]
+        parts.append(x[..., c] / (k + alpha / size * jnp.sum(near**2, -1)) ** beta)
+    return jnp.stack(parts, -1)
+
+
+# shape, size, alpha, beta, k
+RESPONSES = [
+    ((2, 3, 6), 5, 1e-4, 0.75, 1.0),
+    ((3, 7), 4, 0.5, 1.0, 0.25),
+    ((2, 2, 3, 3), 9, 2.0, -0.5, 2.0),  # more neighbours than channels
+    ((4,), 1, 3.0, 1.0, 0.0),
+    ((2, 5), 3, 0.0, 2.0, 3.0),
+    ((2, 80), 70, 1.0, 0.75, 1.0),  # in a loop
+    ((3, 2), 2**31 - 1, 2.0**31, 0.75, 1.0),
+    ((0, 3), 2, 1.0, 0.75, 1.0),
+]
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("shape, options", [(shape, options) for shape, *options in RESPONSES])
+def test_local_response_norm(rng, shape, options):
+    named = dict(zip(["size", "alpha", "beta", "k"], options, strict=True))
+    check_first_order(
+        functools.partial(local_response_norm, **named),
+        functools.partial(local_response_reference, **named),
+        normal(rng, *shape),
+    )
+
+
+def test_local_response_second_order(rng):
+    options = dict(size=2, alpha=0.8, beta=0.75, k=0.5)
+    check_second_order(
+        functools.partial(local_response_norm, **options),
+        functools.partial(local_response_reference, **options),
+        normal(rng, 2, 4),
+    )
+
+
+@LOW
+def test_local_response_low_precision(rng, dtype):
+    check_low_precision(
+        lambda x: local_response_norm(x, alpha=1.0), 3 * normal(rng, 4, 9), dtype=dtype
+    )
+
+
+def test_local_response_of_even_many_neighbours_has_one_more_before():
+    """As PyTorch's: of the channels 1 and 2 and the exponent 1, k = 0 and alpha = size."""
+    y, (dx,) = value_and_cotangents(
+        functools.partial(local_response_norm, size=2, alpha=2.0, beta=1.0, k=0.0),
+        (jnp.array([1.0, 2.0]),),
+        jnp.array([0.0, 25.0]),
+    )
+    assert_close(y, jnp.array([1, 2 / 5]))
+    assert_close(dx, jnp.array([-4.0, -3.0]))  # d(x₁ / (x₀² + x₁²)): −2 x₀ x₁, x₀² − x₁²

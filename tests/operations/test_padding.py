@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from cnnvjp.padding import pad
 
-MODES = ("constant", "reflect", "edge", "circular")
+MODES = ("constant", "reflect", "symmetric", "edge", "circular")
 
 
 def extended(x, pairs, mode="constant", value=0):
@@ -33,6 +33,8 @@ def extended(x, pairs, mode="constant", value=0):
                 continue
             if mode == "reflect":
                 i = -i if i < 0 else 2 * (n - 1) - i if i >= n else i
+            if mode == "symmetric":
+                i = -i - 1 if i < 0 else 2 * n - 1 - i if i >= n else i
             if mode == "edge":
                 i = min(max(i, 0), n - 1)
             if mode == "circular":
@@ -117,10 +119,12 @@ def test_adjoint(rng, mode):
 WORKED = [
     ("constant", (2, 1), [9, 9, 1, 2, 3, 4, 9], [4, 8, 16, 32]),
     ("reflect", (2, 1), [3, 2, 1, 2, 3, 4, 3], [4, 10, 81, 32]),
+    ("symmetric", (2, 1), [2, 1, 1, 2, 3, 4, 4], [6, 9, 16, 96]),
     ("edge", (2, 1), [1, 1, 1, 2, 3, 4, 4], [7, 8, 16, 96]),
     ("circular", (2, 1), [3, 4, 1, 2, 3, 4, 1], [68, 8, 17, 34]),
     ("constant", (-1, 2), [2, 3, 4, 9, 9], [0, 1, 2, 4]),
     ("reflect", (-1, 2), [2, 3, 4, 3, 2], [0, 17, 10, 4]),
+    ("symmetric", (-1, 2), [2, 3, 4, 4, 3], [0, 1, 18, 12]),
     ("edge", (-1, 2), [2, 3, 4, 4, 4], [0, 1, 2, 28]),
     ("circular", (-1, 2), [2, 3, 4, 1, 2], [8, 17, 2, 4]),
     ("edge", (-5, 3), [4, 4], [0, 0, 0, 3]),
@@ -153,7 +157,7 @@ def test_values_of_the_constant(value):
     assert np.signbit(y[0, 0]) == np.signbit(value)
 
 
-@pytest.mark.parametrize("mode", ["reflect", "edge", "circular"])
+@pytest.mark.parametrize("mode", ["reflect", "symmetric", "edge", "circular"])
 def test_what_is_not_finite_reaches_only_its_copies(mode):
     x = jnp.array([1.0, np.nan, np.inf, 4.0])[:, None]
     f = lambda x: pad(x, [(2, 3)], mode=mode)

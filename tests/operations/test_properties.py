@@ -660,11 +660,16 @@ def test_resize_has_its_adjoint_as_rule(size, options, seed, data):
     check_rule(np.random.default_rng(seed), f, (2, *size, 2), exact=exact)
 
 
-@given(sizes(low=2), st.sampled_from(["constant", "reflect", "edge", "circular"]), SEEDS, st.data())
+@given(
+    sizes(low=2),
+    st.sampled_from(["constant", "reflect", "symmetric", "edge", "circular"]),
+    SEEDS,
+    st.data(),
+)
 def test_pad_has_its_adjoint_as_rule(size, mode, seed, data):
     pairs = [data.draw(st.tuples(st.integers(-2, 4), st.integers(-2, 4))) for _ in size]
     f = lambda x: pad(x, pairs, mode=mode)
-    largest = [{"reflect": n - 1, "circular": n}.get(mode, np.inf) for n in size]
+    largest = [{"reflect": n - 1, "symmetric": n, "circular": n}.get(mode, np.inf) for n in size]
     fits = zip(size, pairs, largest, strict=True)
     if all(max(pair) <= most and n + sum(pair) >= 1 for n, pair, most in fits):
         check_rule(np.random.default_rng(seed), f, (2, *size, 2))
