@@ -14,7 +14,7 @@ by itself, draws what the rules do; `cnnvjp.interop` takes them into Flax, Equin
 `cnnvjp.train` makes training steps; `cnnvjp.training`, to be imported by itself, holds whole runs.
 """
 
-from cnnvjp import equations, interop, models, train
+from cnnvjp import equations, interop, models, rules, train
 from cnnvjp.activations import elu, hard_swish, leaky_relu, prelu, relu, relu6
 from cnnvjp.adaptive_pooling import (
     adaptive_avg_pool,
@@ -35,7 +35,7 @@ from cnnvjp.padding import pad
 from cnnvjp.regularization import dropout, l2_penalty
 from cnnvjp.resampling import downsample, pixel_shuffle, pixel_unshuffle, repeat, upsample
 from cnnvjp.resizing import resize
-from cnnvjp.rewriting import conv_general_dilated, explicit
+from cnnvjp.rewriting import conv_general_dilated, explicit, implicit
 from cnnvjp.smooth_activations import gelu, sigmoid, silu, softplus, tanh
 from cnnvjp.softmax_activations import log_softmax, softmax
 from cnnvjp.sum_pooling import avg_pool, lp_pool, sum_pool, weighted_avg_pool
@@ -70,6 +70,7 @@ __all__ = [
     "group_norm",
     "half_squared_error",
     "hard_swish",
+    "implicit",
     "interop",
     "jit",
     "l2_penalty",
@@ -89,6 +90,7 @@ __all__ = [
     "relu6",
     "repeat",
     "resize",
+    "rules",
     "scale",
     "sigmoid",
     "sigmoid_cross_entropy",

@@ -2,20 +2,14 @@
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
 
-import chex
-import jax
-import numpy as np
 from jax.extend import core
 
-from cnnvjp.rewriting._in_place import Copy, Outcome
-from cnnvjp.rewriting._jaxprs import Findings, rewritten
-
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
+from cnnvjp.rewriting._chosen import Chosen, Rules
+from cnnvjp.rewriting._jaxprs import Findings
+from cnnvjp.rewriting._served import EXPLICIT
+from cnnvjp.rewriting._traced import Arguments, Result, check_function, traced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +41,10 @@ class Report:
 
 
 def explicit(
-    f: Callable[Arguments, Result], *, report: Callable[[Report], object] | None = None
+    f: Callable[Arguments, Result],
+    *,
+    report: Callable[[Report], object] | None = None,
+    rules: Rules | None = None,
 ) -> Callable[Arguments, Result]:
     """Makes every convolution and pooling in a function one of this library's.
 
@@ -98,31 +95,22 @@ def explicit(
 
     Source: the rules are those of `conv`, `conv_transpose`, `max_pool`, `min_pool`, `sum_pool`.
     """
-    for name, function in (("f", f), ("report", report)):
-        if not callable(function) and not (name == "report" and function is None):
-            raise TypeError(f"{name}: got {type(function).__name__}; it must be a function")
+    check_function("f", f)
+    if report is not None:
+        check_function("report", report)
 
-    @functools.wraps(f)
-    def computed(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        leaves = jax.tree.leaves((args, kwargs))
-        arrays = {id(x): x for x in leaves if isinstance(x, jax.Array | np.ndarray | np.generic)}
-        outcomes: list[Outcome] = []
+    chosen = None if rules is None else Chosen(rules)
+    rewriter = EXPLICIT if chosen is None else chosen.rewriter
 
-        def of_arrays(*tracers: chex.Array) -> list[chex.Array]:
-            copy = Copy((args, kwargs), dict(zip(arrays, tracers, strict=True)))
-            copied_args, copied_kwargs = copy.tree
-            result = f(*copied_args, **copied_kwargs)
-            leaves, outcome = copy.outcome(result)
-            outcomes.append(outcome)
-            return leaves
-
-        closed = jax.make_jaxpr(of_arrays)(*arrays.values())
-        closed, findings = rewritten(closed)
+    def rewritten(stock: core.ClosedJaxpr) -> core.ClosedJaxpr:
+        closed, findings = rewriter.rewritten(stock)
+        if chosen is not None:
+            chosen.check_found(findings, stock)
         if report is not None:
             report(Report(_counted(findings)))
-        return outcomes[0].settle(core.jaxpr_as_fun(closed)(*arrays.values()))
+        return closed
 
-    return computed
+    return traced(f, rewritten)
 
 
 def _counted(findings: Findings) -> Findings:
