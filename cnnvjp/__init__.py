@@ -11,7 +11,8 @@ carries a `jax.custom_vjp` whose rule is written from the equations of five sour
 
 `cnnvjp.equations` holds those equations themselves, as NumPy loops; `cnnvjp.plot`, to be imported
 by itself, draws what the rules do; `cnnvjp.interop` takes them into Flax, Equinox and Haiku;
-`cnnvjp.train` makes training steps; `cnnvjp.training`, to be imported by itself, holds whole runs.
+`cnnvjp.rules` holds backward rules that are no derivatives; `cnnvjp.train` makes training steps;
+`cnnvjp.training`, to be imported by itself, holds whole runs.
 """
 
 from cnnvjp import equations, interop, models, rules, train

@@ -95,7 +95,7 @@ def deconv_relu(x: chex.Array) -> jax.Array:
     return _rectified(x)
 
 
-def _rectified(x: Array) -> Array:
+def _rectified(x: chex.Array) -> Array:
     return jnp.where(x <= 0, 0, x)  # a NaN stays
 
 
@@ -164,7 +164,7 @@ def lrp_epsilon(operation: Operation, epsilon: float = 1e-6) -> Operation:
         share = jnp.where(stabilized == 0, 1, z / jnp.where(stabilized == 0, 1, stabilized))
         return pullback(share * dz)
 
-    return _with_rule(operation, forward, backward)
+    return _with_rule("lrp_epsilon", operation, forward, backward)
 
 
 # ------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def straight_through(operation: Operation, bound: float | None = None) -> Operat
     def backward(x: Array, dy: Array) -> tuple[Array]:
         return (jnp.where(jnp.abs(x) <= limit, dy, 0),)
 
-    return _with_rule(operation, forward, backward)
+    return _with_rule("straight_through", operation, forward, backward)
 
 
 # ------------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ def feedback_alignment(
         _, through_w = jax.vjp(lambda w: call(x, w), w)
         return *through_b(dy), *through_w(dy)
 
-    return _with_rule(operation, forward, backward)
+    return _with_rule("feedback_alignment", operation, forward, backward)
 
 
 # ------------------------------------------------------------------------------------------
@@ -283,11 +283,12 @@ def feedback_alignment(
 
 
 def _with_rule(
-    operation: Operation, forward: Callable[..., Any], backward: Callable[..., Any]
+    name: str, operation: Operation, forward: Callable[..., Any], backward: Callable[..., Any]
 ) -> Operation:
     """The operation with a rule: `forward(operands, call)` -> (y, residuals), and `backward`.
 
     The arguments that are no arrays, and those with a name, are options: they are bound in `call`.
+    A report of `explicit` shows the rule's name.
     """
 
     @functools.wraps(operation)
@@ -302,6 +303,7 @@ def _with_rule(
         ruled.defvjp(lambda *operands: forward(operands, jax.tree_util.Partial(call)), backward)
         return ruled(*operands)
 
+    with_rule.__name__ = name
     return with_rule
 
 

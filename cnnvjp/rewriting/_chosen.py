@@ -30,6 +30,7 @@ from cnnvjp.rewriting._jaxprs import (
     jaxprs_of,
     name_and_file,
     opened,
+    operands_of,
     scope_of,
 )
 from cnnvjp.rewriting._lax_calls import types_of
@@ -79,7 +80,7 @@ class Chosen:
             keys = _each(key)
             finders = tuple(map(_finder, keys))
             named = " or ".join(map(_name, keys))
-            if not callable(function) or not finders:
+            if not callable(function):
                 raise TypeError(
                     f"rules: got {type(function).__name__} for {named}; it must be a function of "
                     "the same arguments"
@@ -137,7 +138,7 @@ _HINT = (
 
 
 def _each(key: Any) -> tuple[Any, ...]:
-    return key if isinstance(key, tuple) else (key,)
+    return key if isinstance(key, tuple) and key else (key,)
 
 
 def _own(place: Place) -> Replacement | None:
@@ -148,7 +149,8 @@ def _called(rule: _Rule, match: _Match, place: Place) -> Replacement:
     """A call of the rule's function in the place of what was found."""
     kinds, expected = types_of(match.operands), types_of(match.results)
     finding = dataclasses.replace(
-        _described(place, operation=match.operation, rule=rule.name),
+        _described(place, rule=rule.name),
+        operation=match.operation,
         operands=tuple(kind.str_short() for kind in kinds),
         result=", ".join(kind.str_short() for kind in expected),
     )
@@ -234,7 +236,8 @@ def _finder(key: object) -> _Finder:
     if _module(key) == "cnnvjp":
         fitting = ", ".join(sorted(function.__name__ for function in REPLACEABLE))
         raise TypeError(
-            f"rules: got the key {_name(key)}, which is none of those it can be: {fitting}"
+            f"rules: got the key {_name(key)}, which has no one place in a program; of this "
+            f"library it can be {fitting}"
         )
     if _is_predicate(key):
         return functools.partial(_calls_where, key)
@@ -273,7 +276,8 @@ def _calls_of_lax(function: Function, place: Place) -> _Match | str | None:
 def _with_options(equation: JaxprEqn, function: Function, named: dict[str, Any]) -> _Match:
     """A call of a function of an equation's arrays: those options by name that have a default."""
     parameters = inspect.signature(function).parameters
-    required = [n for n in parameters if n in named and parameters[n].default is inspect.Parameter.empty]  # fmt: skip
+    needed = [name for name, p in parameters.items() if p.default is inspect.Parameter.empty]
+    required = [name for name in needed if name in named]
     rest = {
         name: value
         for name, value in named.items()
@@ -281,7 +285,7 @@ def _with_options(equation: JaxprEqn, function: Function, named: dict[str, Any])
     }
     return _Match(
         function.__name__,
-        equation.invars,
+        operands_of(equation),
         equation.outvars,
         tuple(named[name] for name in required),
         tuple(rest.items()),
@@ -291,10 +295,11 @@ def _with_options(equation: JaxprEqn, function: Function, named: dict[str, Any])
 def _calls_of_arrays(function: Function, place: Place) -> _Match | None:
     """Equations that are those which the function makes of arrays alone."""
     arity = _arity(function)
+    given = operands_of(place.equation)
     if arity == 1:
-        candidates = [[v] for v in dict.fromkeys(filter(_is_variable, place.equation.invars))]
+        candidates = [[v] for v in {id(v): v for v in given}.values()]
     else:
-        candidates = [place.equation.invars] if len(place.equation.invars) == arity else []
+        candidates = [given] if len(given) == arity else []
     for operands in candidates:
         pattern = _pattern(function, types_of(operands))
         if pattern is None or (arity > 1 and len(pattern.eqns) > 1):
@@ -314,7 +319,7 @@ def _calls_where(predicate: Function, place: Place) -> _Match | str | None:
     operation = _operation(place.equation)
     if operation is None:
         return None
-    verdict = predicate(_described(place))
+    verdict = predicate(_described(place, scope=scope_of(place)))
     if not isinstance(verdict, bool | np.bool_):
         raise TypeError(
             f"rules: got {type(verdict).__name__} from the predicate {_name(predicate)}; it must "
@@ -330,17 +335,15 @@ def _calls_where(predicate: Function, place: Place) -> _Match | str | None:
     match = function and _calls_of_lax(function, place)
     if isinstance(match, _Match):
         return match
-    return _Match(operation, place.equation.invars, place.equation.outvars)
+    return _Match(operation, operands_of(place.equation), place.equation.outvars)
 
 
-def _described(place: Place, **fields: str) -> Finding:
+def _described(place: Place, reason: str | None = None, **fields: str) -> Finding:
     equation = place.equation
     operation = _operation(equation) or equation.primitive.name
     if is_ours(equation) and (call := spelled(equation)) is not None:
         operation = call[0].__name__
-    reason = fields.pop("reason", None)
-    inner = {"operation": operation, **fields}
-    return finding_of(equation, reason, **inner)
+    return finding_of(equation, reason, operation=operation, **fields)
 
 
 def _operation(equation: JaxprEqn) -> str | None:
@@ -371,7 +374,7 @@ def _shown(jaxpr: core.Jaxpr) -> Iterator[str]:
 
 
 def _is_predicate(key: object) -> bool:
-    """Whether a key is a function of no library, and neither compiled nor with a rule of its own."""
+    """Whether a key is a function of neither library, not compiled and with no rule of its own."""
     known = isinstance(key, jax.custom_jvp | jax.custom_vjp) or hasattr(key, "lower")
     return callable(key) and not known and _module(key) not in ("jax", "jaxlib", "cnnvjp")
 
@@ -446,17 +449,16 @@ def _same_operands(pattern: Sequence[Any], found: Sequence[Any], names: dict[Any
     if len(pattern) != len(found):
         return False
     for p, q in zip(pattern, found, strict=True):
-        if _is_variable(p) != _is_variable(q):
-            return False
-        if _is_variable(p) and names.get(p) is not q:
-            return False
-        if not _is_variable(p) and (p.aval != q.aval or not np.array_equal(p.val, q.val)):
+        if _is_variable(p):
+            if names.get(p) is not q:
+                return False
+        elif _is_variable(q) or p.aval != q.aval or not np.array_equal(p.val, q.val):
             return False
     return True
 
 
 def _equal(p: Any, q: Any) -> bool:
-    """Whether parameters are equal. Functions, which JAX makes anew at every trace, do not count."""
+    """Whether parameters are equal. Functions, which every trace makes anew, do not count."""
     if isinstance(p, core.Jaxpr | core.ClosedJaxpr):
         return isinstance(q, core.Jaxpr | core.ClosedJaxpr) and _same_programs(p, q)
     if isinstance(p, Mapping):

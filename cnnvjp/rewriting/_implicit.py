@@ -24,10 +24,13 @@ def implicit(f: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
     The opposite of `explicit`. The function is traced, and in its jaxpr each operation of this
     library becomes what its forward pass computes, through jit, scan, while, cond, checkpoint,
-    vmap and shard_map. Values and gradients change by rounding alone. So forward mode works:
-    `jax.jvp`, `jax.jacfwd`, `jax.linearize` and `check_grads` with its default modes raise
-    JAX's TypeError on what has a `custom_vjp`, and not on `implicit(f)`. And each rule can be
-    held against JAX's own derivative: `jax.grad(f)(x)` against `jax.grad(implicit(f))(x)`.
+    vmap and shard_map. Values and gradients change by rounding alone, but for gradients at NaN
+    and infinity and where a power of the numbers overflows.
+
+    So forward mode works: `jax.jvp`, `jax.jacfwd`, `jax.linearize` and `check_grads` with its
+    default modes raise JAX's TypeError on what has a `custom_vjp`, and not on `implicit(f)`.
+    And each rule can be held against JAX's own derivative: `jax.grad(f)(x)` against
+    `jax.grad(implicit(f))(x)`.
 
     A function's own `custom_vjp` stays, with the operations in its primal body taken out; so do
     the rules of `cnnvjp.rules`, which are no derivatives. What is a derivative already, as in

@@ -211,7 +211,7 @@ class Rewriter:
 
 def opened(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> core.Jaxpr:
     """The jaxpr in one that may be closed."""
-    return getattr(jaxpr, "jaxpr", jaxpr)
+    return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
 
 
 def jaxprs_of(equation: JaxprEqn) -> Iterator[core.Jaxpr]:
@@ -220,6 +220,15 @@ def jaxprs_of(equation: JaxprEqn) -> Iterator[core.Jaxpr]:
         for jaxpr in value if isinstance(value, tuple | list) else (value,):
             if isinstance(jaxpr, core.Jaxpr | core.ClosedJaxpr):
                 yield opened(jaxpr)
+
+
+def operands_of(equation: JaxprEqn) -> list[Any]:
+    """The variables of an equation's arrays, without constants that have joined them."""
+    return list(equation.invars[equation.params.get("num_consts", 0) * _has_rule(equation) :])
+
+
+def _has_rule(equation: JaxprEqn) -> bool:
+    return equation.primitive.name in ("custom_jvp_call", "custom_vjp_call")
 
 
 def _with_equations(jaxpr: Program, equations: list[JaxprEqn]) -> Program:
@@ -262,8 +271,8 @@ def name_and_file(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> tuple[str, str]:
     return name, where.rpartition(":")[0]
 
 
-def finding_of(equation: JaxprEqn, reason: str | None = None, **names: str) -> Finding:
-    """What is found at an equation: to be replaced, or left for a reason."""
+def finding_of(equation: JaxprEqn, reason: str | None = None, **fields: Any) -> Finding:
+    """What is found at an equation: replaced, or left for a reason; fields are set as given."""
     described = Finding(
         equation.primitive.name,
         tuple(v.aval.str_short() for v in equation.invars),
@@ -273,7 +282,7 @@ def finding_of(equation: JaxprEqn, reason: str | None = None, **names: str) -> F
         str(equation.source_info.name_stack),
         _line_of(equation),
     )
-    return dataclasses.replace(described, **names)
+    return dataclasses.replace(described, **fields)
 
 
 def _line_of(equation: JaxprEqn) -> str:
@@ -281,7 +290,8 @@ def _line_of(equation: JaxprEqn) -> str:
     line = source_info_util.summarize(equation.source_info)
     if not line.startswith(f"{_PACKAGE}"):
         return line
-    frames = iter(equation.source_info.traceback.frames)
+    traceback: Any = equation.source_info.traceback
+    frames = iter(traceback.frames)
     ours = itertools.dropwhile(lambda frame: not _is_in_package(frame), frames)
     callers = itertools.dropwhile(_is_in_package, ours)
     caller = next(callers, None)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 from jax.extend.core import JaxprEqn
 
 from cnnvjp import (
@@ -27,7 +26,8 @@ from cnnvjp._checks.convolution import Options
 from cnnvjp._jax_versions import static_options
 from cnnvjp._types import Ties
 from cnnvjp._windows.geometry import Window
-from cnnvjp.rewriting._jaxprs import name_and_file
+from cnnvjp.rewriting._jaxprs import name_and_file, operands_of
+from cnnvjp.rewriting._lax_calls import types_of
 
 Function = Callable[..., Any]
 Spelled = tuple[Function, dict[str, Any]]  # a public function, and its options by their names
@@ -153,9 +153,9 @@ def spelled(equation: JaxprEqn) -> Spelled | None:
         function, named = _SPELLED[name](*options)
         return function, _given(function, named, equation)
     module = importlib.import_module(f"cnnvjp.{Path(file).stem}")
-    function = getattr(module, name[1:], None)
-    if function in _ENTRYWISE or (function in REPLACEABLE and options == ()):
-        return function, {}
+    entire = getattr(module, name[1:], None)
+    if entire in _ENTRYWISE or (entire in REPLACEABLE and options == ()):
+        return entire, {}
     return None
 
 
@@ -163,6 +163,5 @@ def _given(function: Function, options: dict[str, Any], equation: JaxprEqn) -> d
     """Options without those that a default says."""
     parameters = inspect.signature(function).parameters
     defaults = {name: parameter.default for name, parameter in parameters.items()}
-    result: jax.core.ShapedArray = equation.invars[0].aval  # type: ignore[assignment]
-    defaults["preferred_element_type"] = result.dtype
+    defaults["preferred_element_type"] = types_of(operands_of(equation))[0].dtype
     return {name: value for name, value in options.items() if value != defaults[name]}
