@@ -80,7 +80,7 @@ CALLS = dict.fromkeys(FUNCTIONS, IMAGE) | {
         padding="SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     ),
-    "explicit": dict(f=cnnvjp.relu),
+    **{name: dict(f=cnnvjp.relu) for name in ["explicit", "implicit"]},
     "conv_kernel_grad": dict(x=X, dy=ones((2, 4, 4, 6)), kernel_size=3),
     **dict.fromkeys(["max_pool", "min_pool", "avg_pool", "sum_pool", "lp_pool", "unfold"], POOL),
     "weighted_avg_pool": dict(x=X, weight=C, window=2),
