@@ -107,7 +107,11 @@ def test_every_operation_carries_a_rule(operation):
     """Everything between input and output is inside custom_vjp: JAX derives no gradient."""
     args = (*operation.arguments(), *operation.fixed)
     names = set(primitives(jax.make_jaxpr(operation.f)(*args).jaxpr))
-    assert any(name.startswith("custom_vjp_call") for name in names), names
+    ruled = any(name.startswith("custom_vjp_call") for name in names)
+    if operation.name == "implicit":  # which takes it out
+        assert not ruled
+        return
+    assert ruled, names
     # What remains outside moves data at most: batch axes merged, a dtype, a draw of random bits.
     moves = {"reshape", "convert_element_type", "broadcast_in_dim", "squeeze", "transpose"}
     random = {
