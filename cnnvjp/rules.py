@@ -108,7 +108,7 @@ deconv_relu.defvjp(lambda x: (_rectified(x), None), lambda _, dy: (_rectified(dy
 # ------------------------------------------------------------------------------------------
 
 
-def lrp_epsilon(operation: Operation, epsilon: float = 1e-6) -> Operation:
+def lrp_epsilon(operation: Operation, *, epsilon: float = 1e-6) -> Operation:
     """An operation of sums, such as a convolution, that propagates relevance with the ε-rule.
 
         R_i = Σ_j x_i w_ij · R_j / (z_j + ε · sign z_j),   z = Σ_i x_i w_ij
@@ -144,7 +144,7 @@ def lrp_epsilon(operation: Operation, epsilon: float = 1e-6) -> Operation:
         >>> from cnnvjp import dense, explicit, relu
         >>> x, w = jnp.array([1.0, 2.0]), jnp.array([[1.0, -3.0], [1.0, 1.0]])
         >>> network = lambda x: relu(dense(x, w)).sum()
-        >>> rules = {dense: lrp_epsilon(dense, 1.0)}
+        >>> rules = {dense: lrp_epsilon(dense, epsilon=1.0)}
         >>> x * jax.grad(explicit(network, rules=rules))(x)  # 3 · (1, 2) / (3 + 1)
         Array([0.75, 1.5 ], dtype=float32)
 
@@ -172,7 +172,7 @@ def lrp_epsilon(operation: Operation, epsilon: float = 1e-6) -> Operation:
 # ------------------------------------------------------------------------------------------
 
 
-def straight_through(operation: Operation, bound: float | None = None) -> Operation:
+def straight_through(operation: Operation, *, bound: float | None = None) -> Operation:
     """An operation on each entry, such as a sign or a rounding, with the derivative 1.
 
         y = operation(x);   dx = dy, or dy where |x| ≤ bound and 0 elsewhere
@@ -223,7 +223,7 @@ def straight_through(operation: Operation, bound: float | None = None) -> Operat
 
 
 def feedback_alignment(
-    operation: Operation, key: chex.PRNGKey, scale: float | None = None
+    operation: Operation, key: chex.PRNGKey, *, scale: float | None = None
 ) -> Operation:
     """A layer whose errors go back through fixed random weights B, not through its own.
 
@@ -312,3 +312,6 @@ def _check_operation(operation: object) -> None:
         raise TypeError(
             f"operation: got {type(operation).__name__}; it must be a function, such as cnnvjp.conv"
         )
+
+
+__all__ = ["deconv_relu", "feedback_alignment", "guided_relu", "lrp_epsilon", "straight_through"]

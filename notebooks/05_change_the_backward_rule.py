@@ -628,7 +628,7 @@ agree(guided=maps["guided"], in_flax_as_it_is=by_flax)
 # %%
 def relevance(epsilon):
     """The relevance of the pixels, and of all biases, in the largest logits."""
-    addition = {jax.lax.add: rules.lrp_epsilon(jax.lax.add, epsilon)}
+    addition = {jax.lax.add: rules.lrp_epsilon(jax.lax.add, epsilon=epsilon)}
     ruled = cnnvjp.explicit(largest_logits, rules=addition)
     dweights, dx = jax.jit(jax.grad(ruled, argnums=(0, 1)))(weights, x)
     of_biases = [jnp.sum(weights[name]["bias"] * dweights[name]["bias"]) for name in weights]

@@ -82,9 +82,10 @@ def explicit(
             a function of `jax.lax` that is one primitive, such as `jax.lax.dot_general`. The
             function gets its arguments likewise;
 
-            another function of JAX, such as `jax.nn.relu`, `jax.nn.gelu` or, with other options
-            than the default, `functools.partial(jax.nn.gelu, approximate=False)`: wherever f
-            computes the very equations that it makes of arrays. The function gets the arrays;
+            another function of JAX, such as `jax.nn.relu`, or a compiled one of your own:
+            wherever f computes the very equations that it makes of arrays. With other options
+            than the default it is `functools.partial(jax.nn.gelu, approximate=False)`. The
+            function gets the arrays;
 
             a predicate, a function of a `Finding` that returns a bool, by which one layer can
             be chosen: `lambda finding: finding.operation == "relu" and "Conv_0" in

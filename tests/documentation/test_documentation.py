@@ -24,6 +24,7 @@ FUNCTIONS = sorted(  # those that compute, not the settings of `cnnvjp.compiling
 )
 DOCUMENTED = {name: getattr(cnnvjp, name) for name in FUNCTIONS}
 DOCUMENTED |= {f"interop.{name}": getattr(interop, name) for name in interop.__all__}
+DOCUMENTED |= {f"rules.{name}": getattr(cnnvjp.rules, name) for name in cnnvjp.rules.__all__}
 
 # What may be given by position: arrays, and what the result has no shape without.
 POSITIONAL = set(

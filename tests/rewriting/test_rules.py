@@ -62,7 +62,7 @@ def reported(f, rules, *args):
 OF_JAX = [
     jax.nn.relu, jax.nn.relu6, jax.nn.silu, jax.nn.gelu, functools.partial(jax.nn.gelu, approximate=False),
     jax.nn.elu, jax.nn.leaky_relu, jax.nn.softplus, jax.nn.sigmoid, jax.nn.hard_swish, jax.nn.softmax,
-    jnp.tanh, lax.tanh, jnp.sign, lax.sign, jnp.round,
+    jnp.tanh, lax.tanh, jnp.sign, lax.sign, jnp.round, jax.jit(lambda x: x * x),
 ]  # fmt: skip
 
 
@@ -316,7 +316,7 @@ def test_lrp_against_its_equation(rng):
     x, w, R = normal(rng, 4), normal(rng, 4, 3), normal(rng, 3)
     dz = R / cnnvjp.dense(x, w)  # z · dz is the relevance of z
     for epsilon in (0.0, 0.1, 2.0):
-        (dx, _) = pulled(lrp_epsilon(cnnvjp.dense, epsilon), dz, x, w)
+        (dx, _) = pulled(lrp_epsilon(cnnvjp.dense, epsilon=epsilon), dz, x, w)
         assert_close(x * dx, np.array(relevance(x, w, R, epsilon)))
 
 
@@ -337,7 +337,7 @@ LINEAR = {op: lrp_epsilon for op in (cnnvjp.conv, lax.dot_general, cnnvjp.sum_po
 def test_lrp_conserves_relevance(rng, epsilon):
     """What comes to the input is the logit, less what ε has taken up."""
     x = normal(rng, 1, 8, 8, 2)
-    rules = {op: rule(op, epsilon) for op, rule in LINEAR.items()}
+    rules = {op: rule(op, epsilon=epsilon) for op, rule in LINEAR.items()}
     logit = lambda x: digits_network(PARAMS, x)[0, 2]
     value, slope = jax.value_and_grad(explicit(logit, rules=rules))(x)
     total = jnp.sum(x * slope)
@@ -353,7 +353,7 @@ def test_lrp_with_biases(rng):
     """The sum with the bias is one z, and the biases get the rest of the relevance."""
     x, w, b = normal(rng, 4), normal(rng, 4, 3), normal(rng, 3)
     layer = lambda x: cnnvjp.dense(x, w, b)
-    rules = {cnnvjp.add_bias: lrp_epsilon(cnnvjp.add_bias, 0.1)}
+    rules = {cnnvjp.add_bias: lrp_epsilon(cnnvjp.add_bias, epsilon=0.1)}
     dz = jnp.ones(3)
     (dx,) = pulled(explicit(layer, rules=rules), dz, x)
     extended = relevance(np.append(x, 1), np.append(w, b[None], 0), layer(x) * dz, 0.1)
@@ -367,9 +367,9 @@ def test_wrong_operations(rule):
 
 
 @pytest.mark.parametrize("call, name", [
-    (lambda: lrp_epsilon(cnnvjp.dense, -1.0), "epsilon"),
-    (lambda: straight_through(jnp.sign, "a"), "bound"),
-    (lambda: feedback_alignment(cnnvjp.dense, jax.random.key(0), jnp.nan), "scale"),
+    (lambda: lrp_epsilon(cnnvjp.dense, epsilon=-1.0), "epsilon"),
+    (lambda: straight_through(jnp.sign, bound="a"), "bound"),
+    (lambda: feedback_alignment(cnnvjp.dense, jax.random.key(0), scale=jnp.nan), "scale"),
 ])  # fmt: skip
 def test_wrong_numbers(call, name):
     with pytest.raises((TypeError, ValueError), match=f"^{name}: got "):
