@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from checker import assert_close, distinct, message, normal
 from jax import lax
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import cnnvjp
 from cnnvjp import explicit
@@ -122,6 +122,17 @@ def test_programs_within_programs(rng, under):
     x = normal(rng, 3, 4)
     for function in (cnnvjp.relu, jax.nn.relu, jax.nn.gelu, lax.sign):
         assert (slope(under(function), x, {function: seven(function)}) == 7).all()
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_meshes(rng, kind):
+    """A compiled function notes the mesh that is set, and is found with another and with none."""
+    x, rules = normal(rng, 4, 3), {jax.nn.silu: seven(jax.nn.silu)}
+    assert (slope(jax.nn.silu, x, rules) == 7).all()
+    mesh = jax.make_mesh((2,), ("data",), (kind,), devices=jax.devices()[:2])
+    with jax.set_mesh(mesh) if hasattr(jax, "set_mesh") else jax.sharding.use_mesh(mesh):
+        x = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+        assert (jax.grad(lambda x: explicit(jax.nn.silu, rules=rules)(x).sum())(x) == 7).all()
 
 
 def test_shard_map(rng):
