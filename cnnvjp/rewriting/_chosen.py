@@ -301,7 +301,7 @@ def _calls_of_arrays(function: Function, place: Place) -> _Match | None:
     else:
         candidates = [given] if len(given) == arity else []
     for operands in candidates:
-        pattern = _pattern(function, types_of(operands), jax.sharding.get_abstract_mesh())
+        pattern = _pattern(function, types_of(operands))
         if pattern is None or (arity > 1 and len(pattern.eqns) > 1):
             continue
         found = place.jaxpr.eqns[place.index : place.index + len(pattern.eqns)]
@@ -410,16 +410,8 @@ def _arity(function: Function) -> int:
 
 
 @functools.lru_cache(maxsize=1024)
-def _pattern(
-    function: Function, kinds: tuple[jax.core.ShapedArray, ...], mesh: object
-) -> core.Jaxpr | None:
-    """The program of a function; None if it cannot be traced so or needs constants.
-
-    Args:
-        function: any.
-        kinds: the types of its arguments.
-        mesh: the one that is set, which compiled functions note.
-    """
+def _pattern(function: Function, kinds: tuple[jax.core.ShapedArray, ...]) -> core.Jaxpr | None:
+    """The program of a function; None if it cannot be traced so or needs constants."""
     try:
         jaxpr = opened(jax.make_jaxpr(function)(*kinds))
     except Exception:  # of arrays of these types it makes nothing
