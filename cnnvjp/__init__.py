@@ -11,10 +11,11 @@ carries a `jax.custom_vjp` whose rule is written from the equations of five sour
 
 `cnnvjp.equations` holds those equations themselves, as NumPy loops; `cnnvjp.plot`, to be imported
 by itself, draws what the rules do; `cnnvjp.interop` takes them into Flax, Equinox and Haiku;
-`cnnvjp.train` makes training steps; `cnnvjp.training`, to be imported by itself, holds whole runs.
+`cnnvjp.rules` holds backward rules that are no derivatives; `cnnvjp.train` makes training steps;
+`cnnvjp.training`, to be imported by itself, holds whole runs.
 """
 
-from cnnvjp import equations, interop, models, train
+from cnnvjp import equations, interop, models, rules, train
 from cnnvjp.activations import elu, hard_swish, leaky_relu, prelu, relu, relu6
 from cnnvjp.adaptive_pooling import (
     adaptive_avg_pool,
@@ -42,7 +43,7 @@ from cnnvjp.padding import pad
 from cnnvjp.regularization import dropout, l2_penalty
 from cnnvjp.resampling import downsample, pixel_shuffle, pixel_unshuffle, repeat, upsample
 from cnnvjp.resizing import resize
-from cnnvjp.rewriting import conv_general_dilated, explicit
+from cnnvjp.rewriting import conv_general_dilated, explicit, implicit
 from cnnvjp.smooth_activations import gelu, sigmoid, silu, softplus, tanh
 from cnnvjp.softmax_activations import log_softmax, softmax
 from cnnvjp.sum_pooling import avg_pool, lp_pool, sum_pool, weighted_avg_pool
@@ -78,6 +79,7 @@ __all__ = [
     "group_norm",
     "half_squared_error",
     "hard_swish",
+    "implicit",
     "instance_norm",
     "interop",
     "jit",
@@ -104,6 +106,7 @@ __all__ = [
     "relu6",
     "repeat",
     "resize",
+    "rules",
     "scale",
     "sigmoid",
     "sigmoid_cross_entropy",

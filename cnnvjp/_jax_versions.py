@@ -50,3 +50,25 @@ def static_arguments(core: Any) -> tuple[int, ...]:
 def undecorated(core: Any) -> Callable[..., Any]:
     """The function that a `custom_vjp` function was made of."""
     return core.fun if hasattr(core, "fun") else core.f
+
+
+def static_options(equation: Any) -> tuple[Any, ...] | None:
+    """The static options of a `custom_vjp` function that an equation calls.
+
+    None if they are not those of the equation's arrays, which `jax.vmap` has given more axes.
+    """
+    transforms = {function.__name__: args for function, args in equation.params["bwd"].transforms}
+    if "_flatten_bwd" not in transforms:
+        return None
+    (values,) = transforms.get("_prepend_static_args", ((),))
+    return tuple(value.val for value in values)
+
+
+def forward_pass(equation: Any) -> tuple[Any, Any]:
+    """The jaxpr of a `custom_vjp` function's forward pass, whose last results are the function's.
+
+    Returns:
+        The jaxpr and its constants.
+    """
+    arrays = len(equation.invars) - equation.params["num_consts"]
+    return equation.params["fwd_jaxpr_thunk"].call_wrapped(*(True,) * arrays)

@@ -197,7 +197,10 @@ def _softplus(x):
 
 def _log_one_plus_exp(x: Array) -> Array:
     wide = widened(x)
-    return (jnp.maximum(wide, 0) + jnp.log1p(jnp.exp(-jnp.abs(wide)))).astype(x.dtype)
+    # One selection for max and |·|, whose derivatives at 0 must fit together.
+    positive = wide > 0
+    linear = jnp.where(positive, wide, 0)
+    return (linear + jnp.log1p(jnp.exp(jnp.where(positive, -wide, wide)))).astype(x.dtype)
 
 
 def _softplus_fwd(x):

@@ -25,7 +25,8 @@
 # 3. the pictures that they make are cleaner than the gradient's;
 # 4. but they are no derivative, and say less about the class;
 # 5. **feedback alignment**: with fixed random weights on the way back a network learns all the same, and its gradients turn toward the true ones;
-# 6. the **straight-through estimator** trains a network whose weights and activations are only ±1, where the true gradient is zero.
+# 6. the **straight-through estimator** trains a network whose weights and activations are only ±1, where the true gradient is zero;
+# 7. a rule can be chosen for a network that was never written for it, here one of Flax, and so can **relevance propagation**, which shares a logit out among the pixels and the biases without loss.
 #
 # | key | source |
 # | --- | --- |
@@ -33,6 +34,7 @@
 # | [SDBR] | Springenberg, Dosovitskiy, Brox, Riedmiller, *Striving for Simplicity: The All Convolutional Net* (2015) |
 # | [LCTA] | Lillicrap, Cownden, Tweed, Akerman, *Random synaptic feedback weights support error backpropagation for deep learning* (2016) |
 # | [BLC] | Bengio, Léonard, Courville, *Estimating or Propagating Gradients Through Stochastic Neurons for Conditional Computation* (2013) |
+# | [BBMKMS] | Bach, Binder, Montavon, Klauschen, Müller, Samek, *On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance Propagation* (2015) |
 # | [H] | *Neural Network Design: Deep Learning*, chapter 8 |
 # | [GBC] | Goodfellow, Bengio, Courville, *Deep Learning* (2016), chapter 9 |
 
@@ -57,7 +59,7 @@ from matplotlib import colormaps
 from matplotlib.colors import ListedColormap
 from sklearn.datasets import load_digits
 
-from cnnvjp import plot, train
+from cnnvjp import plot, rules, train
 from cnnvjp.losses import softmax_cross_entropy
 from cnnvjp.model import Model
 
@@ -579,6 +581,76 @@ rows = {
     "outputs": jnp.moveaxis(outputs1[0], -1, 0),
 }
 table("Binary kernels and binary feature maps.", rows, left=1.55, size=0.88)
+
+# %% [markdown]
+# ## 7. Rules for a network as it is
+#
+# The networks above take their operations as arguments. Most do not, such as this one of Flax, whose layers get the weights of the network of section 2:
+
+# %%
+import flax.linen as nn
+
+
+class FlaxNetwork(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.max_pool(nn.relu(nn.Conv(8, (5, 5), padding="VALID")(x)), (2, 2), (2, 2))
+        x = nn.max_pool(nn.relu(nn.Conv(16, (5, 5), padding="VALID")(x)), (2, 2), (2, 2))
+        x = nn.relu(nn.Dense(32)(x.reshape(len(x), -1)))
+        return nn.Dense(10)(x)
+
+
+layers = zip(("Conv_0", "Conv_1", "Dense_0", "Dense_1"), "1234", strict=True)
+weights = {name: {"kernel": params[f"w{k}"], "bias": params[f"b{k}"]} for name, k in layers}
+
+
+def largest_logits(weights, x):
+    return jnp.sum(FlaxNetwork().apply({"params": weights}, x) * largest)
+
+
+# %% [markdown]
+# **Claim.** `cnnvjp.explicit` puts a rule in the place of an operation of any JAX function. `cnnvjp.rules` has those of this notebook, and with the guided one Flax's network gives the very map of section 3:
+
+# %%
+guided = {jax.nn.relu: rules.guided_relu}
+ruled = cnnvjp.explicit(largest_logits, rules=guided)
+by_flax = jax.jit(jax.grad(ruled, argnums=1))(weights, x)
+agree(guided=maps["guided"], in_flax_as_it_is=by_flax)
+
+# %% [markdown]
+# **Claim.** With the ε-rule of [BBMKMS], what comes back, times what went forward, is the *relevance* of each pixel and each bias, and nothing is lost: together they are the logit. A sum $z_j = \sum_i x_i w_{ij} + b_j$ shares its relevance out among its terms,
+#
+# $$R_i = \sum_j \frac{x_i w_{ij}}{z_j + \varepsilon\,\mathrm{sign}\,z_j} R_j,$$
+#
+# where ε takes a little where $z_j$ is small. The sum ends where the bias is added, so that the rule is chosen for that addition.
+
+
+# %%
+def relevance(epsilon):
+    """The relevance of the pixels, and of all biases, in the largest logits."""
+    addition = {jax.lax.add: rules.lrp_epsilon(jax.lax.add, epsilon=epsilon)}
+    ruled = cnnvjp.explicit(largest_logits, rules=addition)
+    dweights, dx = jax.jit(jax.grad(ruled, argnums=(0, 1)))(weights, x)
+    of_biases = [jnp.sum(weights[name]["bias"] * dweights[name]["bias"]) for name in weights]
+    return x * dx, sum(of_biases)
+
+
+logit = largest_logits(weights, x)
+of_pixels, of_biases = relevance(1e-12)
+kept_pixels, kept_biases = relevance(0.1)
+np.testing.assert_allclose(of_pixels.sum() + of_biases, logit, rtol=1e-6)
+assert kept_pixels.sum() + kept_biases < 0.99 * logit
+print(f"ε → 0: {float((of_pixels.sum() + of_biases) / logit):.1%} of the logits comes back")
+print(f"ε = 0.1: {float((kept_pixels.sum() + kept_biases) / logit):.0%}")
+
+# %% [markdown]
+# With ε → 0 it is the gradient times the image. Relevance is where there is ink; the other two also say what more ink would do.
+
+# %%
+assert not np.any(kept_pixels[x == 0])
+rows = {"image": x[..., 0], "gradient": maps["gradient"][..., 0], "guided": by_flax[..., 0]}
+rows |= {"relevance": kept_pixels[..., 0]}
+table("Ten digits in a network of Flax, by three rules.", rows, left=1.35, size=0.72)
 
 # %% [markdown]
 # ## Try it

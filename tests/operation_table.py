@@ -171,6 +171,7 @@ OPERATIONS = [
     Operation("unflatten", lambda v: cnnvjp.unflatten(v, (2, 3, 4)), ((BATCH, 24),), (True,)),
     *map(elementwise, ["relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "softplus", "silu"]),
     *map(elementwise, ["hard_swish", "gelu", "softmax", "log_softmax"]),
+    elementwise("implicit", cnnvjp.implicit(cnnvjp.softplus)),
     image("prelu", cnnvjp.prelu, C),
     Operation("standardize", cnnvjp.standardize, (IMAGE, C, C), (True, False, False), draw=positive),
     image("batch_norm", cnnvjp.batch_norm, C, C, over_devices=functools.partial(cnnvjp.batch_norm, axis_name="data")),

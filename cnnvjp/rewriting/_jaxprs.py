@@ -1,47 +1,27 @@
-"""Rewrites jaxprs: lax's convolutions and window reductions become calls of our operations.
+"""Rewrites jaxprs: equations are replaced, in a program and in all programs that it holds.
 
-An equation that one of our operations can compute becomes a call of a function compiled from
-it, with the same variables; an equation that holds jaxprs gets them rewritten. Everything else
-of a program stays the very equations that it had: effects, names, shardings, donations.
+An equation that is replaced becomes a call of a compiled function with the same variables; an
+equation that holds jaxprs gets them rewritten. Everything else of a program stays the very
+equations that it had: effects, names, shardings, donations.
 """
 
 import dataclasses
-import functools
+import itertools
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import chex
 import jax
 from jax.extend import core, source_info_util
-from jax.extend.core import JaxprEqn, primitives
-
-from cnnvjp.rewriting._lax_calls import (
-    Call,
-    Served,
-    Unserved,
-    convolution,
-    generic_pooling,
-    pooling,
-    types_of,
-)
+from jax.extend.core import JaxprEqn
 
 Program = TypeVar("Program", core.Jaxpr, core.ClosedJaxpr)
 
-_SERVED: dict[str, Callable[[Call], Served]] = {
-    "conv_general_dilated": convolution,
-    "reduce_window_max": pooling("max"),
-    "reduce_window_min": pooling("min"),
-    "reduce_window_sum": pooling("add"),
-    "reduce_window": generic_pooling,
-}
-# What JAX's own derivatives of window reductions are made of.
-_DERIVED = ("select_and_scatter_add", "select_and_scatter", "select_and_gather_add")
-
 # Primitives whose jaxprs are rewritten in place. Of the custom rules, these are their primal
 # bodies. `shard_map` is none of them: what it holds can only be traced where its axes are bound.
-_HOLDERS = {
+HOLDERS = {
     "jit": ("jaxpr",),
     "closed_call": ("call_jaxpr",),
     "call": ("call_jaxpr",),
@@ -53,22 +33,22 @@ _HOLDERS = {
     "custom_jvp_call": ("call_jaxpr",),
     "custom_vjp_call": ("call_jaxpr",),
 }
-_CUSTOM = ("custom_jvp_call", "custom_vjp_call")
 _PACKAGE = Path(__file__).parents[1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One convolution or window reduction of a program, or several alike.
+    """One operation of a program, or several alike.
 
     Attributes:
-        operation: lax's name for it.
+        operation: lax's name for it, or the name of the function that computes it.
         operands: their types.
         result: its type.
-        replaced: whether one of our operations computes it.
+        replaced: whether it was replaced, by one of our operations or by a chosen rule.
         reason: why it was left; empty if it was replaced.
         scope: the names that `jax.named_scope`, and with it Flax and Haiku, put around it.
         source: the line of Python that called for it, as far as JAX knows.
+        rule: the name of the chosen rule; empty if it is one of our operations.
         count: how many there are.
     """
 
@@ -79,37 +59,176 @@ class Finding:
     reason: str = ""
     scope: str = ""
     source: str = ""
+    rule: str = ""
     count: int = 1
 
     def __str__(self) -> str:
         verdict = "replaced" if self.replaced else "left"
         what = f"{verdict} {self.count} × {self.operation}({', '.join(self.operands)})"
         where = " ".join(part for part in (self.scope, self.source and f"at {self.source}") if part)
+        rule = self.rule and f" by {self.rule}"
         why = self.reason and f": {self.reason}"
-        return f"{what} -> {self.result}{why}" + (where and f"  [{where}]")
+        return f"{what} -> {self.result}{rule}{why}" + (where and f"  [{where}]")
 
 
 Findings = tuple[Finding, ...]
 
-# Of every jaxpr that was rewritten, what became of it. A function that is compiled once and
-# called often is one jaxpr, and must stay one for JAX to compile it once.
-_known: weakref.WeakKeyDictionary[Any, tuple[Any, Findings]] = weakref.WeakKeyDictionary()
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """An equation in its program.
 
-def rewritten(jaxpr: Program) -> tuple[Program, Findings]:
-    """A jaxpr, closed or not, with our operations in it, and what was found in it.
-
-    It is the very same one if nothing in it could be replaced.
+    Attributes:
+        jaxpr: the program.
+        index: which of its equations.
+        scope: the names around the program, those of the equation not among them.
     """
-    if jaxpr not in _known:
-        pairs = [_equation(equation) for equation in jaxpr.eqns]
-        findings = tuple(finding for _, found in pairs for finding in found)
-        new = None  # itself: as a value it would keep its own key alive
-        if any(finding.replaced for finding in findings):
-            new = _with_equations(jaxpr, [equation for equation, _ in pairs])
-        _known[jaxpr] = new, findings
-    new, findings = _known[jaxpr]
-    return (jaxpr if new is None else new), findings
+
+    jaxpr: core.Jaxpr
+    index: int
+    scope: str = ""
+
+    @property
+    def equation(self) -> JaxprEqn:
+        """The equation itself."""
+        return self.jaxpr.eqns[self.index]
+
+
+@dataclasses.dataclass(frozen=True)
+class Replacement:
+    """What stands in the place of an equation, and of those after it up to a length."""
+
+    equation: JaxprEqn
+    findings: Findings
+    length: int = 1
+
+
+class Rewriter:
+    """Goes through a program and all that it holds, and replaces equations."""
+
+    def __init__(
+        self, replacement: Callable[[Place], Replacement | None], *, by_scope: bool = False
+    ):
+        """A way of rewriting.
+
+        Args:
+            replacement: what to put in a place; None for what is only gone through.
+            by_scope: whether that depends on the names around a program.
+        """
+        self._replacement = replacement
+        self._by_scope = by_scope
+        # Of every jaxpr that was rewritten, what became of it. A function that is compiled once
+        # and called often is one jaxpr, and must stay one for JAX to compile it once.
+        self._known: weakref.WeakKeyDictionary[Any, dict[str, tuple[Any, Findings]]]
+        self._known = weakref.WeakKeyDictionary()
+
+    def rewritten(self, jaxpr: Program, scope: str = "") -> tuple[Program, Findings]:
+        """A jaxpr, closed or not, with replacements in it, and what was found in it.
+
+        It is the very same one if nothing in it was replaced.
+        """
+        known, name = self._known.setdefault(jaxpr, {}), scope if self._by_scope else ""
+        if name not in known:
+            replacements = list(self._replacements(opened(jaxpr), scope))
+            findings = tuple(finding for r in replacements for finding in r.findings)
+            new = None  # itself: as a value it would keep its own key alive
+            if any(finding.replaced for finding in findings):
+                new = _with_equations(jaxpr, [r.equation for r in replacements])
+            known[name] = new, findings
+        new, findings = known[name]
+        return (jaxpr if new is None else new), findings
+
+    def _replacements(self, jaxpr: core.Jaxpr, scope: str) -> Iterator[Replacement]:
+        index = 0
+        while index < len(jaxpr.eqns):
+            place = Place(jaxpr, index, scope)
+            replacement = self._replacement(place) or self.gone_through(place)
+            yield replacement
+            index += replacement.length
+
+    def gone_through(self, place: Place) -> Replacement:
+        """The equation with its jaxprs rewritten."""
+        equation, name = place.equation, place.equation.primitive.name
+        if name == "shard_map":
+            return self._shard_map(place)
+        if name in HOLDERS:
+            return self._holder(place)
+        reason = f"it is inside {name}, which stays as it is"
+        return Replacement(equation, tuple(self._left(equation, reason)))
+
+    def _holder(self, place: Place) -> Replacement:
+        equation = place.equation
+        params, found = dict(equation.params), []
+        for name in HOLDERS[equation.primitive.name]:
+            held = params[name]
+            inside = scope_of(place)
+            pairs = [
+                self.rewritten(jaxpr, inside)
+                for jaxpr in (held if isinstance(held, tuple) else (held,))
+            ]
+            jaxprs = tuple(jaxpr for jaxpr, _ in pairs)
+            params[name] = jaxprs if isinstance(held, tuple) else jaxprs[0]
+            found += [finding for _, findings in pairs for finding in findings]
+        findings = _within(equation, found)
+        changed = any(finding.replaced for finding in findings)
+        return Replacement(equation.replace(params=params) if changed else equation, findings)
+
+    def _shard_map(self, place: Place) -> Replacement:
+        """The equation traced anew, so that its body is rewritten where its mesh axes are bound."""
+        equation = place.equation
+        params, found = equation.params, []
+
+        def body(*args: jax.Array) -> list[jax.Array]:
+            jaxpr, findings = self.rewritten(params["jaxpr"], scope_of(place))
+            found.append(findings)
+            return core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, ()))(*args)
+
+        # Named so before JAX 0.9, newly_manual_axes after.
+        (manual,) = (value for name, value in params.items() if name.endswith("manual_axes"))
+        mapped = jax.shard_map(
+            body,
+            mesh=params["mesh"],
+            in_specs=params["in_specs"],
+            out_specs=list(params["out_specs"]),
+            axis_names=set(manual),
+            check_vma=params["check_vma"],
+        )
+        (call,) = jax.make_jaxpr(mapped)(*(v.aval for v in equation.invars)).eqns
+        findings = _within(equation, found[0])
+        if not any(finding.replaced for finding in findings):
+            return Replacement(equation, findings)
+        return Replacement(in_place_of(equation, call), findings)
+
+    def _left(self, equation: JaxprEqn, reason: str) -> Iterator[Finding]:
+        """What would be replaced in the jaxprs of an equation that is left alone."""
+        for jaxpr in jaxprs_of(equation):
+            for index, inner in enumerate(jaxpr.eqns):
+                found = self._replacement(Place(jaxpr, index))
+                for finding in found.findings if found else ():
+                    yield dataclasses.replace(finding, replaced=False, reason=reason, rule="")
+                yield from self._left(inner, reason)
+
+
+def opened(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> core.Jaxpr:
+    """The jaxpr in one that may be closed."""
+    return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+
+
+def jaxprs_of(equation: JaxprEqn) -> Iterator[core.Jaxpr]:
+    """The jaxprs among an equation's parameters."""
+    for value in equation.params.values():
+        for jaxpr in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(jaxpr, core.Jaxpr | core.ClosedJaxpr):
+                yield opened(jaxpr)
+
+
+def operands_of(equation: JaxprEqn) -> list[Any]:
+    """The variables of an equation's arrays, without constants that have joined them."""
+    return list(equation.invars[equation.params.get("num_consts", 0) * _has_rule(equation) :])
+
+
+def _has_rule(equation: JaxprEqn) -> bool:
+    return equation.primitive.name in ("custom_jvp_call", "custom_vjp_call")
 
 
 def _with_equations(jaxpr: Program, equations: list[JaxprEqn]) -> Program:
@@ -118,153 +237,84 @@ def _with_equations(jaxpr: Program, equations: list[JaxprEqn]) -> Program:
     return jaxpr.replace(jaxpr=jaxpr.jaxpr.replace(eqns=equations))
 
 
-def _equation(equation: JaxprEqn) -> tuple[JaxprEqn, Findings]:
-    name = equation.primitive.name
-    if name in _SERVED:
-        return _replaced(equation)
-    if name in _DERIVED:
-        reason = "it is part of a derivative that JAX took; take derivatives of what is explicit"
-        return equation, (_finding(equation, reason),)
-    if name == "shard_map":
-        return _shard_map(equation)
-    if name in _CUSTOM and _is_ours(equation):
-        return equation, ()
-    if name in _HOLDERS:
-        return _holder(equation)
-    return equation, tuple(_findings_left(equation, f"it is inside {name}, which stays as it is"))
-
-
-def _replaced(equation: JaxprEqn) -> tuple[JaxprEqn, Findings]:
-    """The equation as a call of ours."""
-    kinds = types_of(equation.invars)
-    try:
-        if not all(isinstance(n, int) for kind in kinds for n in kind.shape):
-            raise Unserved("a shape is symbolic")
-        (call,) = jax.make_jaxpr(_compiled(Call.of(equation)))(*kinds).eqns
-        ours, stock = (types_of(e.outvars)[0] for e in (call, equation))
-        if ours != stock:
-            raise Unserved(f"its type is {_in_full(stock)}, and ours would be {_in_full(ours)}")
-    except Unserved as error:
-        return equation, (_finding(equation, str(error)),)
-    except (ValueError, TypeError) as error:  # what ours cannot do, they say
-        return equation, (_finding(equation, f"our operation refuses it: {error}"),)
-    return _in_place_of(equation, call), (_finding(equation),)
-
-
-@functools.lru_cache(maxsize=1024)
-def _compiled(call: Call) -> Served:
-    """One compiled function for all calls that are alike, which JAX then traces and lowers once."""
-    served = _SERVED[call.primitive](call)
-    if call.result.weak_type:
-        served = _weakly_typed(served)
-    served.__name__ = call.primitive
-    return jax.jit(served)
-
-
-def _weakly_typed(served: Served) -> Served:
-    """The same with a result whose dtype yields to others, as that of a Python number does."""
-
-    def weak(*operands: jax.Array) -> jax.Array:
-        y = served(*operands)
-        return primitives.convert_element_type_p.bind(
-            y, new_dtype=y.dtype, weak_type=True, sharding=None
-        )
-
-    return weak
-
-
-def _in_full(kind: jax.core.ShapedArray) -> str:
-    """A type with what its short form leaves out."""
-    sharding = f", sharded as {kind.sharding.spec}"
-    return kind.str_short() + sharding + (", weakly typed" if kind.weak_type else "")
-
-
-def _holder(equation: JaxprEqn) -> tuple[JaxprEqn, Findings]:
-    """The equation with its jaxprs rewritten."""
-    params, found = dict(equation.params), []
-    for name in _HOLDERS[equation.primitive.name]:
-        held = params[name]
-        pairs = [rewritten(jaxpr) for jaxpr in (held if isinstance(held, tuple) else (held,))]
-        jaxprs = tuple(jaxpr for jaxpr, _ in pairs)
-        params[name] = jaxprs if isinstance(held, tuple) else jaxprs[0]
-        found += [finding for _, findings in pairs for finding in findings]
-    findings = _within(equation, found)
-    changed = any(finding.replaced for finding in findings)
-    return (equation.replace(params=params) if changed else equation), findings
-
-
-def _shard_map(equation: JaxprEqn) -> tuple[JaxprEqn, Findings]:
-    """The equation traced anew, so that its body is rewritten where its mesh axes are bound."""
-    params, found = equation.params, []
-
-    def body(*args: jax.Array) -> list[jax.Array]:
-        jaxpr, findings = rewritten(params["jaxpr"])
-        found.append(findings)
-        return core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, ()))(*args)
-
-    # Named so before JAX 0.9, newly_manual_axes after.
-    (manual,) = (value for name, value in params.items() if name.endswith("manual_axes"))
-    mapped = jax.shard_map(
-        body,
-        mesh=params["mesh"],
-        in_specs=params["in_specs"],
-        out_specs=list(params["out_specs"]),
-        axis_names=set(manual),
-        check_vma=params["check_vma"],
-    )
-    (call,) = jax.make_jaxpr(mapped)(*(v.aval for v in equation.invars)).eqns
-    findings = _within(equation, found[0])
-    if not any(finding.replaced for finding in findings):
-        return equation, findings
-    return _in_place_of(equation, call), findings
-
-
-def _in_place_of(equation: JaxprEqn, call: JaxprEqn) -> JaxprEqn:
+def in_place_of(
+    equation: JaxprEqn,
+    call: JaxprEqn,
+    invars: Sequence[Any] | None = None,
+    outvars: Sequence[Any] | None = None,
+) -> JaxprEqn:
     """A traced equation with the variables of another, its names and its context."""
-    chex.assert_equal(len(call.invars), len(equation.invars))  # no constant has joined them
+    invars = equation.invars if invars is None else invars
+    chex.assert_equal(len(call.invars), len(invars))  # no constant has joined them
     return call.replace(
-        invars=equation.invars,
-        outvars=equation.outvars,
+        invars=list(invars),
+        outvars=list(equation.outvars if outvars is None else outvars),
         source_info=equation.source_info,
         ctx=equation.ctx,
     )
 
 
-def _is_ours(equation: JaxprEqn) -> bool:
-    """Whether a custom rule is one of this library's: its body is as it should be."""
-    source = equation.params["call_jaxpr"].jaxpr.debug_info.func_src_info or ""
-    return f" at {_PACKAGE}" in source
+def is_ours(equation: JaxprEqn) -> bool:
+    """Whether an equation calls the core of one of our operations, such as `_conv`.
+
+    A rule of a user's own for one of our functions, `jax.custom_vjp(cnnvjp.relu)`, is not ours.
+    """
+    if equation.primitive.name != "custom_vjp_call":
+        return False
+    name, where = name_and_file(equation.params["call_jaxpr"])
+    return name.startswith("_") and where.startswith(f"{_PACKAGE}")
 
 
-def _findings_left(equation: JaxprEqn, reason: str) -> Iterator[Finding]:
-    """What is in the jaxprs of an equation that is left alone."""
-    for value in equation.params.values():
-        for jaxpr in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(jaxpr, core.Jaxpr | core.ClosedJaxpr):
-                for inner in jaxpr.eqns:
-                    if inner.primitive.name in _SERVED:
-                        yield _finding(inner, reason)
-                    yield from _findings_left(inner, reason)
+def name_and_file(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> tuple[str, str]:
+    """The name of the function that a jaxpr was traced from, and the file that it stands in."""
+    name, _, where = (opened(jaxpr).debug_info.func_src_info or "").partition(" at ")
+    return name, where.rpartition(":")[0]
 
 
-def _finding(equation: JaxprEqn, reason: str | None = None) -> Finding:
-    return Finding(
+def finding_of(equation: JaxprEqn, reason: str | None = None, **fields: Any) -> Finding:
+    """What is found at an equation: replaced, or left for a reason; fields are set as given."""
+    described = Finding(
         equation.primitive.name,
         tuple(v.aval.str_short() for v in equation.invars),
-        equation.outvars[0].aval.str_short(),
+        ", ".join(v.aval.str_short() for v in equation.outvars),
         reason is None,
         reason or "",
         str(equation.source_info.name_stack),
-        source_info_util.summarize(equation.source_info),
+        _line_of(equation),
     )
+    return dataclasses.replace(described, **fields)
+
+
+def _line_of(equation: JaxprEqn) -> str:
+    """The line of Python that called for an equation: of one of ours, that which calls us."""
+    line = source_info_util.summarize(equation.source_info)
+    if not line.startswith(f"{_PACKAGE}"):
+        return line
+    traceback: Any = equation.source_info.traceback
+    frames = iter(traceback.frames)
+    ours = itertools.dropwhile(lambda frame: not _is_in_package(frame), frames)
+    callers = itertools.dropwhile(_is_in_package, ours)
+    caller = next(callers, None)
+    return f"{caller.file_name}:{caller.line_num} ({caller.function_name})" if caller else ""
+
+
+def _is_in_package(frame: Any) -> bool:
+    return frame.file_name.startswith(f"{_PACKAGE}")
+
+
+def scope_of(place: Place) -> str:
+    """The names around an equation, those around its program included."""
+    return _joined(place.scope, str(place.equation.source_info.name_stack))
 
 
 def _within(equation: JaxprEqn, findings: Iterable[Finding]) -> Findings:
     """Findings of an equation's jaxprs, with the names around the equation before theirs."""
     outer = str(equation.source_info.name_stack)
+    return tuple(
+        dataclasses.replace(f, scope=_joined(outer, f.scope), source=f.source or _line_of(equation))
+        for f in findings
+    )
 
-    def one(finding: Finding) -> Finding:
-        scope = "/".join(part for part in (outer, finding.scope) if part)
-        return dataclasses.replace(finding, scope=scope)
 
-    return tuple(map(one, findings))
+def _joined(*scopes: str) -> str:
+    return "/".join(scope for scope in scopes if scope)

@@ -80,7 +80,7 @@ CALLS = dict.fromkeys(FUNCTIONS, IMAGE) | {
         padding="SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     ),
-    "explicit": dict(f=cnnvjp.relu),
+    **{name: dict(f=cnnvjp.relu) for name in ["explicit", "implicit"]},
     "conv_kernel_grad": dict(x=X, dy=ones((2, 4, 4, 6)), kernel_size=3),
     "local_conv": dict(x=X, w=ones((4, 4, 3, 3, 4, 6)), b=ones(6)),
     "local_conv_transpose": dict(y=X, w=ones((6, 6, 3, 3, 5, 4)), b=ones(5)),

@@ -15,8 +15,8 @@ from test_wrong_calls import BY_NAME, WRONG
 TESTS = Path(__file__).parents[1]
 README = TESTS.parent / "README.md"
 
-# What reads another library's calls
-FOREIGN = {"conv_general_dilated", "explicit"}
+# What reads another library's calls, or takes functions
+FOREIGN = {"conv_general_dilated", "explicit", "implicit"}
 # What no equation of the sources says by itself: their words or another's equation are behind it
 WITHOUT_EQUATION = FOREIGN | set(
     [

@@ -250,6 +250,8 @@ WRONG = [
     ("conv_general_dilated", dict(lhs=X[..., :3]), ValueError, r"^conv_general_dilated lhs feature dimension size divided by feature_group_count must equal"),
     ("conv_general_dilated", dict(padding=3), ValueError, r"^padding argument to conv_general_dilated should be a string or a sequence of \(low, high\) pairs, got 3$"),
     *(("explicit", {argument: wrong}, TypeError, rf"^{argument}: got {type(wrong).__name__}; it must be a function$") for argument, wrong in [("f", None), ("f", 3), ("report", "print")]),
+    ("explicit", dict(rules=[len]), TypeError, r"^rules: got list; it must be a mapping from operations to functions of the same arguments$"),
+    ("implicit", dict(f=3), TypeError, r"^f: got int; it must be a function$"),
     ("conv_transpose", dict(y=X[..., :3]), ValueError, r"^y: got 3 channels; w of shape \(3, 3, 4, 4\) is the forward convolution's kernel, which has 4 output channels$"),
     ("conv_transpose", dict(y=X[:, :0]), ValueError, r"^y: got the spatial size \(0, 6\); every axis needs a position$"),
     ("conv_transpose", dict(b=ones(3)), ValueError, r"^b: got the shape \(3,\); it must be tied, \(4,\), or untied, \(8, 8, 4\)$"),

@@ -96,6 +96,11 @@ cnnvjp.explicit(loss)(w, x).shapes  # wrong
 cnnvjp.explicit(lambda w, x: loss(w, x))(w)  # wrong
 cnnvjp.explicit(w)  # wrong
 cnnvjp.explicit(loss, report=lambda: None)  # wrong
+cnnvjp.explicit(loss, rules={jax.nn.relu: cnnvjp.rules.guided_relu})(w, x)
+cnnvjp.explicit(loss, rules=cnnvjp.rules.guided_relu)  # wrong
+cnnvjp.implicit(loss)(w, x, scale=2.0).astype(jnp.float16)
+jax.jvp(cnnvjp.implicit(loss), (w, x), (w, x))
+cnnvjp.implicit(loss)(w)  # wrong
 
 # Models and training
 model, optimizer = models.textbook(10, maps=(4, 8), kernel_size=3), optax.sgd(0.1)

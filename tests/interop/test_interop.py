@@ -16,6 +16,7 @@ from checker import assert_close, count_primitives
 
 import cnnvjp
 from cnnvjp import explicit, interop
+from cnnvjp.rules import feedback_alignment, guided_relu
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +70,79 @@ def all_replaced(f, *args, found):
     assert not report.left, report
     assert sum(finding.count for finding in report.replaced) == found, report
     return True
+
+
+# ------------------------------------------------------------------------------------------
+# Rules by choice: a network as it is, beside one that was built of the rule
+# ------------------------------------------------------------------------------------------
+
+
+def in_linen(relu):
+    nn = pytest.importorskip("flax.linen")
+
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.max_pool(relu(nn.Conv(4, (3, 3))(x)), (2, 2), (2, 2))
+            return nn.Dense(3)(relu(nn.Conv(4, (3, 3))(x)).mean((1, 2)))
+
+    network = Network()
+    return functools.partial(network.apply, network.init(jax.random.key(0), X))
+
+
+def in_nnx(relu):
+    nnx = pytest.importorskip("flax.nnx")
+    rngs = nnx.Rngs(0)
+    layers = [nnx.Conv(3, 4, (3, 3), rngs=rngs), relu, nnx.Conv(4, 4, (3, 3), rngs=rngs), relu]
+    return nnx.Sequential(*layers, lambda x: x.mean((1, 2)), nnx.Linear(4, 3, rngs=rngs))
+
+
+def in_equinox(relu):
+    eqx = pytest.importorskip("equinox")
+    nn, keys = eqx.nn, jax.random.split(jax.random.key(0), 3)
+    layers = [nn.Conv2d(3, 4, 3, key=keys[0]), nn.Lambda(relu), nn.Conv2d(4, 4, 3, key=keys[1])]
+    layers += [nn.Lambda(relu), nn.Lambda(lambda x: x.mean((1, 2))), nn.Linear(4, 3, key=keys[2])]
+    return lambda x: jax.vmap(nn.Sequential(layers))(jnp.moveaxis(x, -1, 1))
+
+
+def in_haiku(relu):
+    hk = pytest.importorskip("haiku")
+
+    def network(x):
+        x = hk.max_pool(relu(hk.Conv2D(4, 3)(x)), (2, 2, 1), (2, 2, 1), "SAME")
+        return hk.Linear(3)(relu(hk.Conv2D(4, 3)(x)).mean((1, 2)))
+
+    transformed = hk.without_apply_rng(hk.transform(network))
+    return functools.partial(transformed.apply, transformed.init(jax.random.key(0), X))
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("build", [in_linen, in_nnx, in_equinox, in_haiku])
+def test_rules_in_networks_as_they_are(build):
+    network, guided = build(jax.nn.relu), build(guided_relu)
+    rules = {jax.nn.relu: guided_relu}
+    ruled, expected, plain = (
+        jax.jit(jax.value_and_grad(lambda x, f=f: f(x)[:, 1].sum()))(X)
+        for f in (explicit(network, rules=rules), guided, network)
+    )
+    assert_same(ruled, expected)
+    assert jnp.abs(ruled[1] - plain[1]).max() > 0.01 * jnp.abs(plain[1]).max()
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("build, scope", [(in_linen, "Conv_1"), (in_haiku, "conv2_d_1")])
+def test_rules_for_one_layer(build, scope):
+    """Flax and Haiku name their layers; the first convolution keeps its gradient."""
+
+    def rule(x, w, **options):
+        return feedback_alignment(cnnvjp.conv, jax.random.key(0))(x, w, **options)
+
+    def chosen(finding):
+        return finding.operation == "conv" and scope in finding.scope.split("/")
+
+    reports = []
+    jax.eval_shape(explicit(build(jax.nn.relu), rules={chosen: rule}, report=reports.append), X)
+    assert [finding.rule for finding in reports[0].findings if "conv" in finding.operation] == ["", "rule"]  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import cnnvjp
 from cnnvjp import explicit
-from cnnvjp.rewriting import _jaxprs
+from cnnvjp.rewriting._served import EXPLICIT
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 RANDOM = settings(
@@ -609,7 +609,7 @@ def test_primitives_that_call(rng):
         body = call.params["jaxpr"]
         params = {"call_jaxpr": body if primitive is primitives.closed_call_p else body.jaxpr}
         jaxpr = closed.jaxpr.replace(eqns=[call.replace(primitive=primitive, params=params)])
-        new, findings = _jaxprs.rewritten(core.ClosedJaxpr(jaxpr, closed.consts))
+        new, findings = EXPLICIT.rewritten(core.ClosedJaxpr(jaxpr, closed.consts))
         assert [finding.replaced for finding in findings] == [True] * 4
         assert_close(core.jaxpr_as_fun(new)(*args)[0], network(*args), tolerance=1e-11)
 
