@@ -22,6 +22,8 @@ ConvPadding = Padding | FilledPadding | Literal["CAUSAL"]
 Ties = Literal["first", "split"]
 PadMode = Literal["constant", "reflect", "symmetric", "edge", "circular"]
 ResizeMethod = Literal["nearest", "nearest-exact", "linear", "cubic"]
+SampleMethod = Literal["nearest", "linear", "cubic"]
+SamplePadding = Literal["zeros", "edge", "reflect", "mirror", "circular"]
 Order = Literal["row", "column"]
 Precision = jax.lax.PrecisionLike
 

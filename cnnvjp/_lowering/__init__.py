@@ -15,11 +15,20 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cnnvjp._lowering import cpu, gpu, unshared, xla
+from cnnvjp._lowering import cpu, gpu, sampling, unshared, xla
 from cnnvjp._lowering.gpu import taps
 from cnnvjp._lowering.platform import beside_overflow, either, fastest
 from cnnvjp._lowering.xla import contract
-from cnnvjp._types import ArrayType, Precision, accumulator, shrinking, widened, wider
+from cnnvjp._types import (
+    ArrayType,
+    Precision,
+    SampleMethod,
+    SamplePadding,
+    accumulator,
+    shrinking,
+    widened,
+    wider,
+)
 from cnnvjp._windows.geometry import Window
 from cnnvjp._windows.taps import separated
 from cnnvjp._windows.turns import interleaved, taken, turns
@@ -33,6 +42,9 @@ __all__ = [
     "input_gradient",
     "kernel_gradient",
     "mean",
+    "position_gradient",
+    "sample",
+    "spread",
     "spread_over_windows",
     "sum_over_windows",
     "tiled_input_gradient",
@@ -333,3 +345,71 @@ def in_parts(
     on_gpu = gpu.pooling_parts(x, window)
     faster = by(on_gpu) if on_gpu else None
     return either(by(separated(window)), {"cuda": faster, "rocm": faster}, x)
+
+
+def sample(
+    x: jax.Array, positions: jax.Array, method: SampleMethod, padding: SamplePadding
+) -> jax.Array:
+    """y[p] = Σ over the taps of positions[p] of weight · x[tap], channel by channel.
+
+    JAX can differentiate it, with respect to x and to the positions.
+
+    Args:
+        x: images, (N, *spatial, C), with at least one pixel along each axis.
+        positions: (N, P, D), in pixels along the spatial axes, 0 at the first pixel's centre. Of
+            any floating dtype; whatever they are, nothing is read outside of x.
+        method: "nearest", "linear" or "cubic".
+        padding: what lies beyond the edges: "zeros", "edge", "reflect", "mirror" or "circular".
+
+    Returns:
+        (N, P, C), of x's dtype.
+    """
+    return sampling.sample(x, positions, method, padding)
+
+
+def spread(
+    dy: jax.Array,
+    positions: jax.Array,
+    size: tuple[int, ...],
+    method: SampleMethod,
+    padding: SamplePadding,
+) -> jax.Array:
+    """dx[j] = Σ of weight · dy[p] over the taps that stand on j: the adjoint of `sample` in x.
+
+    JAX can differentiate it, with respect to dy and to the positions.
+
+    Args:
+        dy: (N, P, C).
+        positions: as in `sample`.
+        size: the spatial size of x.
+        method: as in `sample`.
+        padding: as in `sample`.
+
+    Returns:
+        (N, *size, C), of dy's dtype.
+    """
+    return sampling.spread(dy, positions, size, method, padding)
+
+
+def position_gradient(
+    x: jax.Array,
+    dy: jax.Array,
+    positions: jax.Array,
+    method: SampleMethod,
+    padding: SamplePadding,
+) -> jax.Array:
+    """Σ over channels of dy[p] · ∂y[p]/∂positions[p]: from the right, where it has a kink.
+
+    JAX can differentiate it, with respect to x, dy and the positions.
+
+    Args:
+        x: images, as in `sample`.
+        dy: (N, P, C), of x's dtype.
+        positions: as in `sample`.
+        method: as in `sample`; with "nearest" the result is 0.
+        padding: as in `sample`.
+
+    Returns:
+        (N, P, D), of the positions' dtype.
+    """
+    return sampling.position_gradient(x, dy, positions, method, padding)

@@ -883,7 +883,7 @@ def test_everything_public_is_exported_and_documented():
         assert inspect.getdoc(f).splitlines()[0].endswith("."), name
         if "_as_" not in name and name != "j_19_first_term":
             assert "Implemented by" in f.__doc__, name
-            assert re.search(r"\[(GBC|J|B|H|S|[A-Z][^]]+ \d{4})\]", f.__doc__), name
+            assert re.search(r"\[(GBC|J|B|H|S|ST|K|[A-Z][^]]+ \d{4})\]", f.__doc__), name
 
 
 M = np.ones((3, 4))
@@ -916,6 +916,8 @@ MISFITS = {
     "grey_erosion, structure too large": lambda: eq.grey_erosion(M, np.ones((4, 1))),
     "local_response, even": lambda: eq.local_response(M[None], 2, 1, 1, 1),
     "instance_normalization, rank": lambda: eq.instance_normalization(M, 1),
+    "st_1, matrix": lambda: eq.st_1(M, np.ones((1, 2))),
+    "st_3, points": lambda: eq.st_3(M, M, one),
 }
 
 
