@@ -26,6 +26,7 @@ from cnnvjp.affine import add_bias, dense, flatten, scale, unflatten
 from cnnvjp.batch_normalization import batch_norm, batch_norm_inference
 from cnnvjp.compiling import cpu_compiler_options, jit, use_cpu_compiler_options
 from cnnvjp.convolution import conv, conv_kernel_grad, conv_transpose
+from cnnvjp.deformable_convolution import deform_conv
 from cnnvjp.losses import half_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from cnnvjp.max_pooling import max_pool, min_pool
 from cnnvjp.max_unpooling import max_unpool
@@ -36,6 +37,7 @@ from cnnvjp.regularization import dropout, l2_penalty
 from cnnvjp.resampling import downsample, pixel_shuffle, pixel_unshuffle, repeat, upsample
 from cnnvjp.resizing import resize
 from cnnvjp.rewriting import conv_general_dilated, explicit
+from cnnvjp.roi_pooling import roi_align
 from cnnvjp.smooth_activations import gelu, sigmoid, silu, softplus, tanh
 from cnnvjp.softmax_activations import log_softmax, softmax
 from cnnvjp.sum_pooling import avg_pool, lp_pool, sum_pool, weighted_avg_pool
@@ -56,6 +58,7 @@ __all__ = [
     "conv_kernel_grad",
     "conv_transpose",
     "cpu_compiler_options",
+    "deform_conv",
     "dense",
     "downsample",
     "dropout",
@@ -89,6 +92,7 @@ __all__ = [
     "relu6",
     "repeat",
     "resize",
+    "roi_align",
     "scale",
     "sigmoid",
     "sigmoid_cross_entropy",

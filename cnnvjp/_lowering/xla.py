@@ -212,10 +212,13 @@ def contract(
     axes: tuple[tuple[int, ...], tuple[int, ...]],
     precision: Precision,
     out: ArrayType,
+    *,
+    batch: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
 ) -> jax.Array:
-    """Multiplies and sums over the axes named for either array."""
+    """Multiplies and sums over the axes named for either array; those in `batch` go together."""
     if not REPACKS:
         w = jnp.where(jnp.isnan(w), jnp.nan, w)  # equals w, and is no parameter
     return lax.dot_general(
-        x, w, (axes, ((), ())), precision=precision, out_sharding=out.sharding
-    ).astype(out.dtype)
+        x, w, (axes, batch), precision=precision, out_sharding=out.sharding,
+        preferred_element_type=None if out.dtype == x.dtype else out.dtype,
+    ).astype(out.dtype)  # fmt: skip

@@ -10,6 +10,9 @@ compares them with. A function is named after its source and its equation:
 | ``b_`` | [B] Bereyhi, *Applied Deep Learning*, chapter 4 (2026) | by slide |
 | ``h_`` | [H] *Neural Network Design: Deep Learning*, chapter 8 | 8.1 to 8.53, P, E |
 | ``s_`` | [S] Slides *Back propagation through a Convolutional Layer* | by slide |
+| ``dai_`` | [Dai] Dai et al., *Deformable Convolutional Networks* (2017) | 2 to 7 |
+| ``zhu_`` | [Zhu] Zhu et al., *Deformable ConvNets v2* (2019) | 1 |
+| ``he_`` | [He] He et al., *Mask R-CNN* (2017) | by name |
 
 Arrays have their source's order of axes, channels first or last, and every docstring gives it.
 Every function raises ValueError on shapes that the equation cannot have. `ERRATA` lists what the
@@ -26,6 +29,7 @@ array([[21., 32.],
 from cnnvjp.equations import (
     _as_printed,
     _bereyhi,
+    _deformable,
     _errata,
     _gbc,
     _hagan,
@@ -35,6 +39,7 @@ from cnnvjp.equations import (
 )
 from cnnvjp.equations._as_printed import *
 from cnnvjp.equations._bereyhi import *
+from cnnvjp.equations._deformable import *
 from cnnvjp.equations._errata import *
 from cnnvjp.equations._gbc import *
 from cnnvjp.equations._hagan import *
@@ -49,5 +54,6 @@ __all__ += _bereyhi.__all__
 __all__ += _hagan.__all__
 __all__ += _hagan_backward.__all__
 __all__ += _slides.__all__
+__all__ += _deformable.__all__
 __all__ += _as_printed.__all__
 __all__ += _errata.__all__

@@ -49,6 +49,8 @@ POSITIONAL = set(
         "slope",
         "argmax",
         "patches",
+        "offsets",
+        "boxes",
         "logits",
         "labels",
         "window",
