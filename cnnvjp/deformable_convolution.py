@@ -12,6 +12,7 @@ v2: More Deformable, Better Results* (2019).
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -31,6 +32,7 @@ from cnnvjp._checks.convolution import (
     on_one_batch_axis,
 )
 from cnnvjp._types import ArrayType, Padding, PerAxis, accumulator, summed_type, widened
+from cnnvjp._windows.axes import merge_axes, split_axis
 from cnnvjp._windows.geometry import Window
 from cnnvjp.affine import bias_added
 
@@ -101,7 +103,7 @@ def deform_conv(
 
     Source: [Dai] 2–4 and 7; [Zhu] 1, the mask.
     """
-    named = {"offsets": offsets} | ({} if mask is None else {"mask": mask})
+    named: dict[str, Any] = {"offsets": offsets} | ({} if mask is None else {"mask": mask})
     x, w, *taps = operands(x=x, w=w, **named)
     ndim = kernel_ndim(w)
     groups = check_groups(groups, w)
@@ -112,7 +114,8 @@ def deform_conv(
     def on_one(x: Array, offsets: Array, *masks: Array) -> Array:
         return call(_deform_conv, x, w, offsets, masks, window, groups)
 
-    y = on_one_batch_axis(on_one, ndim, x=x, **dict(zip(named, taps, strict=True)))
+    named = dict(zip(named, taps, strict=True))
+    y = on_one_batch_axis(on_one, ndim, x=x, **named)
     return y if b is None else bias_added(y, check_bias(b, y, ndim, x=x))
 
 
@@ -133,11 +136,12 @@ def _deform_conv_fwd(x, w, offsets, masks, window, groups):
 
 def _deform_conv_bwd(window, groups, residuals, dy):
     x, w, offsets, masks = residuals
-    dy = dy.reshape(dy.shape[0], math.prod(window.output_size), dy.shape[-1])
+    dy = merge_axes(dy, 1, window.ndim)
     positions = _positions(offsets, window)
     seen = _seen(x, positions)
     dw = _kernel_gradient(_patches(x, seen, masks, window), dy, w, groups)  # patchesᵀ dy
-    dpatches = _patch_gradient(dy, w, window, groups).reshape(seen.shape)  # dy wᵀ
+    dpatches = _patch_gradient(dy, w, window, groups)  # dy wᵀ
+    dpatches = _in_groups(merge_axes(dpatches, 1, 2), seen.shape[2])
     dseen = _masked(dpatches, masks, window)
     dx = _image_gradient(dseen, positions, x)  # the adjoint of [Dai] 3
     doffsets = _offset_gradient(x, dseen, positions, offsets, window)  # [Dai] 7
@@ -166,18 +170,19 @@ def _positions(offsets: Array, window: Window) -> Array:
 
 def _in_a_row(a: Array, window: Window) -> Array:
     """(N, *out_spatial, G, *kernel, E) -> (N, taps, G, E)."""
-    n, groups, entries = a.shape[0], a.shape[1 + window.ndim], a.shape[-1]
-    outputs = math.prod(window.output_size)
-    a = jnp.swapaxes(a.reshape(n, outputs, groups, window.taps, entries), 2, 3)
-    return a.reshape(n, outputs * window.taps, groups, entries)
+    a = merge_axes(merge_axes(a, 1, window.ndim), 3, window.ndim)
+    return merge_axes(jnp.swapaxes(a, 2, 3), 1, 2)
 
 
 def _in_place(a: Array, window: Window) -> Array:
     """(N, taps, G, E) -> (N, *out_spatial, G, *kernel, E)."""
-    n, _, groups, entries = a.shape
-    a = a.reshape(n, math.prod(window.output_size), window.taps, groups, entries)
-    a = jnp.swapaxes(a, 2, 3)
-    return a.reshape(n, *window.output_size, groups, *window.size, entries)
+    a = jnp.swapaxes(_by_outputs(a, window), 2, 3)
+    return split_axis(split_axis(a, 3, window.size), 1, window.output_size)
+
+
+def _by_outputs(a: Array, window: Window) -> Array:
+    """(N, taps, …) -> (N, outputs, kernel, …)."""
+    return split_axis(a, 1, (math.prod(window.output_size), window.taps))
 
 
 def _seen(x: Array, positions: Array) -> Array:
@@ -190,7 +195,7 @@ def _image_gradient(dseen: Array, positions: Array, x: Array) -> Array:
     spread = functools.partial(
         lowering.spread, size=x.shape[1:-1], method="linear", padding="zeros"
     )
-    return _each_group(spread)(dseen, positions).reshape(x.shape).astype(x.dtype)
+    return merge_axes(_each_group(spread)(dseen, positions), x.ndim - 1, 2).astype(x.dtype)
 
 
 def _offset_gradient(
@@ -212,8 +217,7 @@ def _masked(seen: Array, masks: tuple[Array, ...], window: Window) -> Array:
 def _patches(x: Array, seen: Array, masks: tuple[Array, ...], window: Window) -> Array:
     """What the kernel is multiplied by, (N, outputs, kernel, C)."""
     patches = _masked(seen, masks, window).astype(x.dtype)
-    outputs = math.prod(window.output_size)
-    return patches.reshape(x.shape[0], outputs, window.taps, x.shape[-1])
+    return _by_outputs(merge_axes(patches, 2, 2), window)
 
 
 def _mask_gradient(seen: Array, dpatches: Array, mask: Array, window: Window) -> Array:
@@ -222,16 +226,16 @@ def _mask_gradient(seen: Array, dpatches: Array, mask: Array, window: Window) ->
 
 
 def _in_groups(x: Array, groups: int) -> Array:
-    return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    return split_axis(x, x.ndim - 1, (groups, x.shape[-1] // groups))
 
 
 def _each_group(f: Callable[..., Array]) -> Callable[..., Array]:
-    """`f` for every offset group, the last axis but one."""
+    """`f` of offset groups as if they were images: arrays are (N, …, G, ·)."""
 
     def run(*arrays: Array) -> Array:
-        if arrays[-1].shape[-2] == 1:
-            return jnp.expand_dims(f(*(jnp.squeeze(a, -2) for a in arrays)), -2)
-        return jax.vmap(f, -2, -2)(*arrays)
+        result = f(*(merge_axes(jnp.moveaxis(a, -2, 1), 0, 2) for a in arrays))
+        n, *_, groups, _ = arrays[0].shape
+        return jnp.moveaxis(split_axis(result, 0, (n, groups)), 1, -2)
 
     return run
 
@@ -243,24 +247,23 @@ def _each_group(f: Callable[..., Array]) -> Callable[..., Array]:
 
 def _times_kernel(patches: Array, w: Array, window: Window, groups: int) -> Array:
     """y[i, o] = Σ over m, c of patches[i, m, c] w[m, c, o], [Dai] 2."""
-    kernel = _in_groups(w.reshape(window.taps, *w.shape[-2:]), groups)
+    kernel = _in_groups(merge_axes(w, 0, window.ndim), groups)
     y = lowering.contract(
         _in_groups(patches, groups), kernel, ((2, 4), (0, 1)), None, ArrayType(patches.dtype),
         batch=((3,), (2,)),
     )  # fmt: skip
-    y = jnp.moveaxis(y, 0, 2)
-    return y.reshape(y.shape[0], *window.output_size, w.shape[-1])
+    y = merge_axes(jnp.moveaxis(y, 0, 2), 2, 2)
+    return split_axis(y, 1, window.output_size)
 
 
 def _patch_gradient(dy: Array, w: Array, window: Window, groups: int) -> Array:
     """dpatches[i, m, c] = Σ over o of dy[i, o] w[m, c, o]."""
-    kernel = _in_groups(w.reshape(window.taps, *w.shape[-2:]), groups)
+    kernel = _in_groups(merge_axes(w, 0, window.ndim), groups)
     dpatches = lowering.contract(
         _in_groups(dy, groups), kernel, ((3,), (3,)), None, ArrayType(accumulator(dy.dtype)),
         batch=((2,), (2,)),
     )  # fmt: skip
-    dpatches = jnp.moveaxis(dpatches, 0, 3)
-    return dpatches.reshape(*dpatches.shape[:3], groups * w.shape[-2])
+    return merge_axes(jnp.moveaxis(dpatches, 0, 3), 3, 2)
 
 
 def _kernel_gradient(patches: Array, dy: Array, w: Array, groups: int) -> Array:
@@ -269,7 +272,7 @@ def _kernel_gradient(patches: Array, dy: Array, w: Array, groups: int) -> Array:
         _in_groups(patches, groups), _in_groups(dy, groups), ((0, 1), (0, 1)), None,
         summed_type(w.dtype, patches, 4), batch=((3,), (2,)),
     )  # fmt: skip
-    return jnp.moveaxis(dw, 0, 2).reshape(w.shape)
+    return split_axis(merge_axes(jnp.moveaxis(dw, 0, 2), 2, 2), 0, w.shape[:-2])
 
 
 # ------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 
 import chex
 import jax
@@ -16,6 +15,7 @@ from cnnvjp._checks.compiled import call
 from cnnvjp._checks.convolution import on_one_batch_axis
 from cnnvjp._checks.options import flag_option, number_option, positive_int
 from cnnvjp._types import PerAxis, widened
+from cnnvjp._windows.axes import merge_axes, split_axis
 from cnnvjp._windows.spatial import occupied_size, per_axis
 
 
@@ -163,8 +163,7 @@ def _points(boxes: Array, bins: _Bins) -> Array:
         first, step = (jnp.expand_dims(a[..., axis], (2, 3, 4, 5)) for a in (start, extent))
         p = first + _steps(bins, axis).astype(step.dtype) * (step / count)
         coordinates.append(jnp.broadcast_to(p, every))
-    points = jnp.stack(coordinates, -1)
-    return points.reshape(len(boxes), math.prod(every[1:]), 2)
+    return merge_axes(jnp.stack(coordinates, -1), 1, 5)
 
 
 def _start_and_extent(boxes: Array, bins: _Bins) -> tuple[Array, Array]:
@@ -184,7 +183,7 @@ def _steps(bins: _Bins, axis: int) -> np.ndarray:
 def _box_gradient(dpoints: Array, boxes: Array, bins: _Bins) -> Array:
     """The adjoint of `_points`."""
     _, extent = _start_and_extent(boxes, bins)
-    dpoints = dpoints.reshape(*boxes.shape[:2], *bins.size, bins.samples, bins.samples, 2)
+    dpoints = _by_bins(dpoints, boxes, bins)
     dstart, dend = [], []
     for axis, count in enumerate(bins.size):
         dp = dpoints[..., axis]
@@ -205,14 +204,16 @@ def _near(points: Array, x: Array) -> Array:
 
 def _means(read: Array, boxes: Array, bins: _Bins) -> Array:
     """(N, points, C) -> (N, R, rows, columns, C)."""
-    n, r = boxes.shape[:2]
-    each = read.reshape(n, r, *bins.size, bins.samples, bins.samples, read.shape[-1])
-    return jnp.mean(each, (4, 5))
+    return jnp.mean(_by_bins(read, boxes, bins), (4, 5))
 
 
 def _shares(dy: Array, bins: _Bins) -> Array:
     """The adjoint of `_means`."""
-    n, r, *_, channels = dy.shape
     share = jnp.expand_dims(dy / bins.samples**2, (4, 5))
-    every = (n, r, *bins.size, bins.samples, bins.samples)
-    return jnp.broadcast_to(share, (*every, channels)).reshape(n, math.prod(every[1:]), channels)
+    every = (*dy.shape[:4], bins.samples, bins.samples, dy.shape[-1])
+    return merge_axes(jnp.broadcast_to(share, every), 1, 5)
+
+
+def _by_bins(points: Array, boxes: Array, bins: _Bins) -> Array:
+    """(N, points, E) -> (N, R, rows, columns, samples, samples, E)."""
+    return split_axis(points, 1, (boxes.shape[1], *bins.size, bins.samples, bins.samples))

@@ -143,7 +143,7 @@ OPERATIONS = [
     Operation(
         "deform_conv",
         lambda x, w, offsets: cnnvjp.deform_conv(x, w, offsets, groups=2),
-        (IMAGE, (2, 2, 2, 6), (BATCH, 5, 5, 2, 2, 2, 2)),
+        (IMAGE, (3, 2, 2, 6), (BATCH, 4, 5, 2, 3, 2, 2)),
         (True, False, True),
     ),
     Operation(

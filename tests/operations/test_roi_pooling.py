@@ -37,7 +37,7 @@ def reference(x, boxes, output_size, scale=1.0, samples=2, aligned=True):
         way = (np.arange(count * samples) + 0.5) / (count * samples)
         p = start[..., None] + extent[..., None] * way.reshape((1,) * start.ndim + way.shape)
         weights = hat(p, x.shape[axis - 3])
-        means.append(weights.reshape(*start.shape, count, samples, -1).mean(-2))
+        means.append(weights.reshape(*start.shape, count, samples, x.shape[axis - 3]).mean(-2))
     return jnp.einsum("...rih,...rjw,...hwc->...rijc", *means, x)
 
 
