@@ -15,6 +15,8 @@ DENSE, DEPTHWISE, GROUPED = "dense", "depthwise", "grouped"
 MAX, AVERAGE, AVERAGE_2 = "max pooling", "average pooling", "2×2 average pooling"
 BATCH_NORM, LAYER_NORM, GROUP_NORM = "batch norm", "layer norm", "group norm"
 GELU, CROSS_ENTROPY = "gelu", "softmax cross-entropy"
+DEFORMABLE, ROI_ALIGN = "deformable convolution", "RoIAlign"
+BOXES = 64  # that RoIAlign pools of each image
 
 PerAxis = int | tuple[int, ...]
 
@@ -28,7 +30,7 @@ class Layer:
         name: which of its layers it is.
         family: the group of rows whose mean it counts in.
         x: the input's shape, (N, *spatial, C); for a cross-entropy C is the number of classes.
-        kernel: the kernel's or the window's size; () for layers without one.
+        kernel: the kernel's or the window's size, or RoIAlign's bins; () for layers without one.
         maps: output channels of a convolution, 0 for other layers.
         stride: of all axes, or one for each.
         padding: on both sides of all axes, or one for each.
@@ -89,6 +91,8 @@ class Layer:
         The backward pass of average pooling needs no result of the forward pass, and has a row
         of its own.
         """
+        if self.family in (DEFORMABLE, ROI_ALIGN):
+            return ("forward", "forward and backward")
         if self.maps:
             return ("forward", "input gradient", "kernel gradient")
         if self.family in (AVERAGE, AVERAGE_2):
@@ -207,6 +211,10 @@ LAYERS = (
     # Wu, He 2018, in ResNet-50; Ho et al. 2020, appendix B
     Layer("ResNet-50", "group norm 56", GROUP_NORM, (8, 56, 56, 64), groups=32),
     Layer("DDPM", "group norm 16", GROUP_NORM, (16, 16, 16, 256), groups=32),
+    # Zhu et al. 2019, section 4.1: the 3×3 layers of stages 3 to 5; He et al. 2017, figure 4
+    Layer("DCNv2 ResNet-50", "conv3", DEFORMABLE, (4, 28, 28, 128), (3, 3), 128, padding=1),
+    Layer("DCNv2 ResNet-50", "conv5", DEFORMABLE, (4, 7, 7, 512), (3, 3), 512, padding=1),
+    Layer("Mask R-CNN", "box head", ROI_ALIGN, (2, 32, 32, 256), (7, 7)),
     # One label an image, and one a pixel (Ronneberger et al. 2015)
     Layer("ResNet-50", "loss", CROSS_ENTROPY, (256, 1000)),
     Layer("U-Net", "loss", CROSS_ENTROPY, (4, 388, 388, 2)),
