@@ -223,3 +223,35 @@ def test_what_is_not_finite_stays_with_what_reads_it(rng, value):
     assert_array_equal(~np.isfinite(dmask), reads)
     assert_array_equal(~np.isfinite(doffsets), np.stack([reads, reads], -1))
     assert_array_equal(~np.isfinite(y), np.broadcast_to(reads.any((3, 4, 5))[..., None], y.shape))
+
+
+def wave(*shape, step):
+    return jnp.asarray(np.sin(step * np.arange(1, 1 + np.prod(shape))).reshape(shape))
+
+
+@pytest.mark.versions
+def test_torchvision_gives_the_same():
+    """What its `deform_conv2d` gave in float64 (0.29), and its gradients' products with waves."""
+    arrays = {  # x, w, offsets, mask
+        (1, 4, 5, 2): 1,
+        (2, 3, 1, 2): 2,
+        (1, 3, 3, 2, 2, 3, 2): 3,
+        (1, 3, 3, 2, 2, 3): 4,
+    }
+    x, w, offsets, mask = (wave(*shape, step=step) for shape, step in arrays.items())
+    f = lambda x, w, offsets, mask: deform_conv(
+        x, w, offsets, mask=mask, stride=2, padding=1, groups=2
+    )
+    y, gradients = value_and_cotangents(f, (x, w, 2 * offsets, mask), wave(1, 3, 3, 2, step=5))
+    expected = [
+        0.04197484388323524, -0.07340299474347131, 0.0, 0.5127321069162094, 1.2121873585100646,
+        0.266115277449874, 0.17829702532545694, -0.16788552258859687, 0.018104195664471096,
+        0.20323454921611794, -0.20452231142032404, -0.8336865797705576, 0.0, -0.37080959027056326,
+        -0.09900791037945107, 0.006828402557038769, -0.10113863093032988, -0.04147483824921838,
+    ]  # fmt: skip
+    assert_close(jnp.ravel(y), expected)
+    products = [jnp.vdot(dx, wave(*dx.shape, step=6)) for dx in gradients]
+    assert_close(
+        jnp.stack(products),
+        [1.8080237399618675, -0.24137558050948146, 0.5204331597440652, 0.22033361325178674],
+    )

@@ -177,3 +177,36 @@ def test_what_is_not_finite_stays_in_the_boxes_that_read_it(rng):
         bad[1, 1, :, :, 0] = False
         assert not bad.any() and np.isfinite(dx).all()
         assert_array_equal(~np.isfinite(dboxes).all(-1), [[False, False], [False, True]])
+
+
+def wave(*shape, step):
+    return jnp.asarray(np.sin(step * np.arange(1, 1 + np.prod(shape))).reshape(shape))
+
+
+TORCHVISION = {
+    True: [
+        0.4482268379773543, -0.44375624721019563, 0.5088057691950991, -0.381955321280648,
+        0.0, 0.6583930179123604, 0.0, 0.5466301646645528,
+        -0.6729888836519539, -0.5504599524999052, -0.43825995050457406, -0.48514556134659004,
+        -0.8200145029283912, 0.5464668703147457, -0.7676518023884764, 0.35736503639748574,
+        -1.1599887619779992,
+    ],
+    False: [
+        0.3607719338034689, -0.3702029130505523, 0.27437879920179736, -0.2216730436061276,
+        0.0, 0.5412749958941586, 0.0, 0.4704400558920846,
+        -0.626197852437747, -0.626197852437747, -0.4940158120464309, -0.4940158120464309,
+        0.0, 0.0, 0.0, 0.0,
+        -1.2030689557174332,
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("aligned", [True, False])
+def test_torchvision_gives_the_same(aligned):
+    """What its `roi_align` gave in float64 (0.29), and the product of dx with a wave."""
+    boxes = [[0, 0, 5, 6], [1.5, -4, 3, 2.25], [-0.5, 4, 6.5, 4.5], [3, 5, 1, 1]]
+    f = lambda x: roi_align(x, jnp.array([boxes]), 2, scale=1.25, aligned=aligned)
+    y, (dx,) = value_and_cotangents(f, (wave(1, 5, 6, 1, step=1),), wave(1, 4, 2, 2, 1, step=2))
+    found = jnp.append(y, jnp.vdot(dx, wave(1, 5, 6, 1, step=3)))
+    assert_close(found, TORCHVISION[aligned])
