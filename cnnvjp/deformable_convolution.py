@@ -31,7 +31,16 @@ from cnnvjp._checks.convolution import (
     kernel_ndim,
     on_one_batch_axis,
 )
-from cnnvjp._types import ArrayType, Padding, PerAxis, accumulator, summed_type, widened
+from cnnvjp._checks.sampling import divided_over_the_batch, sampling_operands
+from cnnvjp._types import (
+    ArrayType,
+    Padding,
+    PerAxis,
+    accumulator,
+    summed_type,
+    unify_varying,
+    widened,
+)
 from cnnvjp._windows.axes import merge_axes, split_axis
 from cnnvjp._windows.geometry import Window
 from cnnvjp.affine import bias_added
@@ -77,8 +86,9 @@ def deform_conv(
     Args:
         x: images, (*batch, *spatial, C_in), with any number of batch axes. Float.
         w: kernel, (*kernel, C_in // groups, C_out), of x's dtype. Its rank gives D, 1 to 3.
-        offsets: in pixels, (*batch, *out_spatial, G, *kernel, D), of x's dtype, the last axis in
-            the order of the spatial axes. G divides C_in. A tap whose offset is NaN reads 0.
+        offsets: in pixels, (*batch, *out_spatial, G, *kernel, D), the last axis in the order of
+            the spatial axes. G divides C_in. Of x's dtype; of float32 or x's if x has 16 bits. A
+            tap whose offset is NaN reads 0.
         b: bias, tied (C_out,) or untied (*out_spatial, C_out), of x's dtype.
         mask: a factor for each tap, (*batch, *out_spatial, G, *kernel), of x's dtype, or None.
         stride: the step between two outputs, an int or D ints.
@@ -103,20 +113,25 @@ def deform_conv(
 
     Source: [Dai] 2–4 and 7; [Zhu] 1, the mask.
     """
-    named: dict[str, Any] = {"offsets": offsets} | ({} if mask is None else {"mask": mask})
-    x, w, *taps = operands(x=x, w=w, **named)
+    optional: dict[str, Any] = {"mask": mask, "b": b}
+    given = {name: array for name, array in optional.items() if array is not None}
+    x, w, *others = operands(x=x, w=w, **given)
+    x, offsets = sampling_operands(x, offsets=offsets)
+    x, w, offsets, *others = unify_varying(x, w, offsets, *others)
+    masks = others[: mask is not None]
     ndim = kernel_ndim(w)
     groups = check_groups(groups, w)
     window = forward_window(x, w, stride, padding, dilation)
     check_channels(x, w, groups)
-    _check_offsets(x, window, *taps)
+    _check_offsets(x, window, offsets, *masks)
+    moved = divided_over_the_batch(x.ndim - 1 - ndim, x, offsets, *masks)
 
     def on_one(x: Array, offsets: Array, *masks: Array) -> Array:
         return call(_deform_conv, x, w, offsets, masks, window, groups)
 
-    named = dict(zip(named, taps, strict=True))
-    y = on_one_batch_axis(on_one, ndim, x=x, **named)
-    return y if b is None else bias_added(y, check_bias(b, y, ndim, x=x))
+    batched: dict[str, Any] = dict(zip(("x", "offsets", "mask"), moved, strict=False))
+    y = on_one_batch_axis(on_one, ndim, **batched)
+    return y if b is None else bias_added(y, check_bias(others[-1], y, ndim, x=x))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))

@@ -10,10 +10,10 @@ import numpy as np
 from jax import Array
 
 from cnnvjp import _lowering as lowering
-from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.compiled import call
 from cnnvjp._checks.convolution import on_one_batch_axis
 from cnnvjp._checks.options import flag_option, number_option, positive_int
+from cnnvjp._checks.sampling import divided_over_the_batch, sampling_operands
 from cnnvjp._types import PerAxis, widened
 from cnnvjp._windows.axes import merge_axes, split_axis
 from cnnvjp._windows.spatial import occupied_size, per_axis
@@ -70,9 +70,9 @@ def roi_align(
 
     Args:
         x: maps, (*batch, height, width, C), with any number of batch axes. Float.
-        boxes: (*batch, R, 4), of x's dtype: (top, left, bottom, right) in pixels of the image that
-            x is `scale` times, where 0 is an edge of the first pixel. A box that is turned over
-            is read backwards.
+        boxes: (*batch, R, 4): (top, left, bottom, right) in pixels of the image that x is `scale`
+            times, where 0 is an edge of the first pixel. Of x's dtype; of float32 or x's if x has
+            16 bits. A box that is turned over is read backwards.
         output_size: bins of a box, an int or (rows, columns).
         scale: x's size by the image's, such as 1/16.
         samples: how many points of a bin are read along each axis, at least 1.
@@ -98,7 +98,7 @@ def roi_align(
 
     Source: He et al., *Mask R-CNN* (2017), section 3, "RoIAlign".
     """
-    x, boxes = operands(x=x, boxes=boxes)
+    x, boxes = sampling_operands(x, boxes=boxes)
     occupied_size(x.shape, 2)
     batch = x.shape[:-3]
     if boxes.shape[:-2] != batch or boxes.ndim != len(batch) + 2 or boxes.shape[-1] != 4:
@@ -113,6 +113,7 @@ def roi_align(
         number_option("scale", scale, low=0),
         flag_option("aligned", aligned),
     )
+    x, boxes = divided_over_the_batch(len(batch), x, boxes)
     core = functools.partial(call, _roi_align)
     return on_one_batch_axis(lambda x, boxes: core(x, boxes, bins), 2, x=x, boxes=boxes)
 

@@ -200,9 +200,9 @@ def _deform_conv(
     x: jax.Array, w: jax.Array, offsets: jax.Array, mask: jax.Array, *, layer: Layer
 ) -> jax.Array:
     """One offset group: pixels gathered by their indices, and a product."""
-    i = np.stack(np.indices(layer.out), -1) * layer.strides - layer.paddings
-    m = np.stack(np.indices(layer.kernel), -1) * layer.dilation
-    p = i[:, :, None, None] + m + offsets[..., 0, :, :, :]
+    i = np.moveaxis(np.indices(layer.out), 0, -1) * layer.strides - layer.paddings
+    m = np.moveaxis(np.indices(layer.kernel), 0, -1) * layer.dilation
+    p = jnp.asarray(i[:, :, None, None] + m) + offsets[..., 0, :, :, :]
     seen = jax.vmap(_bilinear)(x, p) * mask[..., 0, :, :, None]
     rows, kernel = seen.reshape(-1, w[..., 0].size), w.reshape(-1, w.shape[-1])
     return (rows @ kernel).reshape(*p.shape[:3], -1)

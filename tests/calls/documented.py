@@ -610,7 +610,9 @@ def of_sigmoid_cross_entropy(call):
 
 def of_deform_conv(call):
     optional = () if call["mask"] is None else ("mask",)
-    dtype, x, w, offsets, *mask = arrays(call, "x", "w", "offsets", *optional)
+    dtype, x, w, *mask = arrays(call, "x", "w", *optional)
+    other, offsets = arrays(call, "offsets")
+    need(other in (dtype, wide(dtype)))
     ndim = len(w) - 2
     need(1 <= ndim <= 3 and 0 not in w)
     groups = whole(call["groups"])
@@ -630,7 +632,8 @@ def of_deform_conv(call):
 
 
 def of_roi_align(call):
-    dtype, x, boxes = arrays(call, "x", "boxes")
+    (dtype, x), (other, boxes) = arrays(call, "x"), arrays(call, "boxes")
+    need(other in (dtype, wide(dtype)))
     batch, _, channels = maps(x, 2)
     need(len(boxes) == len(batch) + 2 and boxes == (*batch, boxes[-2], 4))
     real(call["scale"], low=0)

@@ -136,6 +136,18 @@ def test_low_precision(rng, case, dtype):
     check_low_precision(ours(case), *arguments(rng, case), dtype=dtype, terms=60)
 
 
+def test_sixteen_bits_and_offsets_of_thirty_two(rng):
+    """Offsets that bfloat16 would round: positions and their gradients are float32."""
+    x, w = jnp.zeros((1, 300, 1), "bfloat16").at[0, 280:].set(1), jnp.ones((1, 1, 1), "bfloat16")
+    offsets = jnp.zeros((1, 300, 1, 1, 1)).at[0, 0].set(279.125).astype("float32")
+    y, (dx, _, slope) = value_and_cotangents(
+        lambda x, w, offsets: deform_conv(x, w, offsets), (x, w, offsets), jnp.ones_like(x)
+    )
+    assert y.dtype == dx.dtype == jnp.bfloat16 and slope.dtype == jnp.float32
+    assert y[0, 0, 0] == 0.125 and slope[0, 0, 0, 0, 0] == 1
+    assert_array_equal(dx[0, 278:282, 0].astype("float32"), [1, 1.875, 1.125, 1])
+
+
 @pytest.mark.parametrize(
     "options", [dict(padding=1), dict(stride=2, padding="SAME", dilation=2, groups=2)], ids=str
 )
