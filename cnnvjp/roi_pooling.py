@@ -91,10 +91,9 @@ def roi_align(
         >>> import jax.numpy as jnp
         >>> x = jnp.arange(16.0).reshape(4, 4, 1)
         >>> boxes = jnp.array([[0.0, 0.0, 4.0, 4.0], [1.0, 1.0, 2.0, 3.0]])
-        >>> roi_align(x, boxes, (1, 2))[..., 0]
-        Array([[[ 6.5,  8.5]],
-        <BLANKLINE>
-               [[ 5. ,  6. ]]], dtype=float32)
+        >>> roi_align(x, boxes, (1, 2))[:, 0, :, 0]
+        Array([[6.5, 8.5],
+               [5. , 6. ]], dtype=float32)
 
     Source: He et al., *Mask R-CNN* (2017), section 3, "RoIAlign".
     """
