@@ -98,7 +98,8 @@ def deform_conv(
         groups: how many groups the channels fall into; as in `conv`, and independent of G.
 
     Returns:
-        (*batch, *out_spatial, C_out), with `conv`'s out_spatial.
+        (*batch, *out_spatial, C_out), with `conv`'s out_spatial. A NaN or infinity in x reaches
+        all taps that are less than a pixel from it or beside it, with the weight 0 too.
 
     Raises:
         TypeError: if the arrays differ in dtype or are not floating.
@@ -283,11 +284,12 @@ def _patch_gradient(dy: Array, w: Array, window: Window, groups: int) -> Array:
 
 def _kernel_gradient(patches: Array, dy: Array, w: Array, groups: int) -> Array:
     """dw[m, c, o] = Σ over the batch and i of patches[i, m, c] dy[i, o]."""
-    dw = lowering.contract(
-        _in_groups(patches, groups), _in_groups(dy, groups), ((0, 1), (0, 1)), None,
-        summed_type(w.dtype, patches, 4), batch=((3,), (2,)),
+    dw = lowering.contract(  # the smaller of the two first: XLA:CPU lays it out anew
+        _in_groups(dy, groups), _in_groups(patches, groups), ((0, 1), (0, 1)), None,
+        summed_type(w.dtype, patches, 4), batch=((2,), (3,)),
     )  # fmt: skip
-    return split_axis(merge_axes(jnp.moveaxis(dw, 0, 2), 2, 2), 0, w.shape[:-2])
+    dw = merge_axes(dw.transpose(2, 3, 0, 1), 2, 2)  # from (G, O / G, kernel, C / G)
+    return split_axis(dw, 0, w.shape[:-2])
 
 
 # ------------------------------------------------------------------------------------------
