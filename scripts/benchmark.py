@@ -11,11 +11,11 @@ Their means are separate; the second list says what to expect from a layer of yo
 
 Ours is measured against JAX's own gradient of the lax operation (for whole networks, the same
 network in Flax), and against PyTorch where it is installed: in eager mode and by `torch.compile`,
-except passes that it computes by the same call as eager mode, as a convolution's are. All run in
-turn, one run each, many times over, so that what disturbs the machine disturbs them alike; each
-whole step runs in a process of its own. A ratio is how many times faster ours is; its interval is
-the 95 % interval over the rounds. Where XLA compiles ours and autodiff's to the same program, the
-ratio is 1.
+except a convolution's passes, which it computes by the same call as eager mode. All run in turn,
+one run each, many times over, so that what disturbs the machine disturbs them alike; each whole
+step runs in a process of its own. A ratio is how many times faster ours is; its interval is the
+95 % interval over the rounds. Where XLA compiles ours and autodiff's to the same program, the ratio
+is 1.
 
 Last come stock Flax networks before and after their convolutions and poolings became ours, by
 `cnnvjp.explicit` and by injection, and gradients accumulated in a `lax.scan`, beside autodiff's and
@@ -203,7 +203,7 @@ def measure_layers(config: Config, torch: dict[str, Process]) -> Iterator[dict[s
         if same:
             del runs[AUTODIFF]
         for name, process in torch.items():
-            if name == COMPILED and "forward" in layer.passes:
+            if name == COMPILED and layer.maps:
                 continue
             request = dict(side=name, layer=dataclasses.asdict(layer), what=what)
             try:

@@ -17,6 +17,7 @@ BATCH_NORM, LAYER_NORM, GROUP_NORM = "batch norm", "layer norm", "group norm"
 GELU, CROSS_ENTROPY = "gelu", "softmax cross-entropy"
 DEFORMABLE, ROI_ALIGN = "deformable convolution", "RoIAlign"
 BOXES = 64  # that RoIAlign pools of each image
+SAMPLING = "bilinear sampling"
 
 PerAxis = int | tuple[int, ...]
 
@@ -91,7 +92,7 @@ class Layer:
         The backward pass of average pooling needs no result of the forward pass, and has a row
         of its own.
         """
-        if self.family in (DEFORMABLE, ROI_ALIGN):
+        if self.family in (SAMPLING, DEFORMABLE, ROI_ALIGN):
             return ("forward", "forward and backward")
         if self.maps:
             return ("forward", "input gradient", "kernel gradient")
@@ -218,6 +219,9 @@ LAYERS = (
     # One label an image, and one a pixel (Ronneberger et al. 2015)
     Layer("ResNet-50", "loss", CROSS_ENTROPY, (256, 1000)),
     Layer("U-Net", "loss", CROSS_ENTROPY, (4, 388, 388, 2)),
+    # Jaderberg et al. 2015: a picture's pixels, and maps', at as many places as there are
+    Layer("spatial transformer", "image 64", SAMPLING, (32, 64, 64, 3)),
+    Layer("spatial transformer", "maps 64", SAMPLING, (8, 64, 64, 32)),
 )
 
 

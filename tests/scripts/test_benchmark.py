@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib")
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 FAMILIES = [
     "dense", "depthwise", "grouped", "max pooling", "average pooling", "2×2 average pooling",
-    "batch norm", "layer norm", "group norm", "gelu", "softmax cross-entropy",
+    "batch norm", "layer norm", "group norm", "gelu", "softmax cross-entropy", "bilinear sampling",
     "deformable convolution", "RoIAlign",
 ]  # fmt: skip
 NAMES = ["lenet5", "resnet", "mobilenet", "vgg", "convnext", "unet"]
@@ -187,7 +187,7 @@ def test_torch_computes_the_same(benchmark, unseen, torch_side, family):
             return array[..., [1, 0, 3, 2]]
         if name in ("offsets", "mask"):  # of one group, on 2 axes
             return np.moveaxis(array.reshape(*array.shape[:3], -1), -1, 1)
-        return array if name in ("gamma", "beta", "labels") else np.moveaxis(array, -1, 1)
+        return array if name in ("gamma", "beta", "labels", "grid") else np.moveaxis(array, -1, 1)
 
     for layer in small_layers(unseen, family):
         arrays = layer_arrays(layer)
