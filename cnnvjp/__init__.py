@@ -27,6 +27,7 @@ from cnnvjp.affine import add_bias, dense, flatten, scale, unflatten
 from cnnvjp.batch_normalization import batch_norm, batch_norm_inference
 from cnnvjp.compiling import cpu_compiler_options, jit, use_cpu_compiler_options
 from cnnvjp.convolution import conv, conv_kernel_grad, conv_transpose
+from cnnvjp.deformable_convolution import deform_conv
 from cnnvjp.local_convolution import (
     local_conv,
     local_conv_kernel_grad,
@@ -44,6 +45,7 @@ from cnnvjp.regularization import dropout, l2_penalty
 from cnnvjp.resampling import downsample, pixel_shuffle, pixel_unshuffle, repeat, upsample
 from cnnvjp.resizing import resize
 from cnnvjp.rewriting import conv_general_dilated, explicit, implicit
+from cnnvjp.roi_pooling import roi_align
 from cnnvjp.sampling import affine_positions, normalized_positions, sample
 from cnnvjp.smooth_activations import gelu, sigmoid, silu, softplus, tanh
 from cnnvjp.softmax_activations import log_softmax, softmax
@@ -67,6 +69,7 @@ __all__ = [
     "conv_kernel_grad",
     "conv_transpose",
     "cpu_compiler_options",
+    "deform_conv",
     "dense",
     "downsample",
     "dropout",
@@ -109,6 +112,7 @@ __all__ = [
     "relu6",
     "repeat",
     "resize",
+    "roi_align",
     "rules",
     "sample",
     "scale",

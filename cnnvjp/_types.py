@@ -93,7 +93,7 @@ def summed_type(dtype: Any, x: jax.Array, ndim: int) -> ArrayType:
     return ArrayType(jnp.dtype(dtype), sharding)
 
 
-def unify_varying(*arrays: Any) -> tuple[Any, ...]:
+def unify_varying(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Casts arrays to the union of the mesh axes that they vary over."""
     varying = [varying_axes(a) for a in arrays]
     union = frozenset[str]().union(*varying)

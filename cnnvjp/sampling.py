@@ -89,7 +89,7 @@ def sample(
     """
     choice_option("method", method, get_args(SampleMethod))
     choice_option("padding", padding, get_args(SamplePadding))
-    x, positions = sampling_operands(x, positions)
+    x, positions = sampling_operands(x, positions=positions)
     ndim = check_positions(x, positions)
     if method == "cubic" and ndim == 3:
         raise ValueError(

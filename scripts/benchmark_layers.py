@@ -5,6 +5,7 @@ lax operations, normalizations as Flax has them, the cross-entropy as Optax.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,12 +15,15 @@ import numpy as np
 import optax
 from benchmark_suite import (
     BATCH_NORM,
+    BOXES,
     CROSS_ENTROPY,
+    DEFORMABLE,
     GELU,
     GROUP_NORM,
     LAYER_NORM,
     LOCAL,
     MAX,
+    ROI_ALIGN,
     SAMPLING,
     Layer,
 )
@@ -52,6 +56,13 @@ def layer_arrays(layer: Layer) -> dict[str, np.ndarray]:
     channels = layer.x[-1:]
     if layer.maps:
         arrays["w"] = rng.standard_normal(layer.w, np.float32)
+        taps = (layer.x[0], *layer.out, 1, *layer.kernel)
+        if layer.family == DEFORMABLE:
+            arrays["offsets"] = rng.standard_normal((*taps, layer.ndim), np.float32)
+            arrays["mask"] = rng.random(taps, np.float32)
+    elif layer.family == ROI_ALIGN:
+        corners = rng.integers(min(layer.x[1:-1]) + 1, size=(2, layer.x[0], BOXES, 2))
+        arrays["boxes"] = np.concatenate(np.sort(corners, axis=0), -1, dtype=np.int32)
     elif layer.family in (BATCH_NORM, LAYER_NORM, GROUP_NORM):
         arrays |= {name: rng.standard_normal(channels, np.float32) for name in ("gamma", "beta")}
     elif layer.family == CROSS_ENTROPY:
@@ -89,6 +100,21 @@ def both_sides(layer: Layer) -> dict[str, Function]:
     """The layer as a function of its operands, ours and the one that autodiff differentiates."""
     if layer.family == LOCAL:
         return _local_convolutions(layer)
+    if layer.family == DEFORMABLE:
+        options: dict[str, Any] = dict(
+            stride=layer.strides, padding=layer.paddings, dilation=layer.dilation
+        )
+        return {
+            OURS: lambda x, w, offsets, mask: cnnvjp.deform_conv(
+                x, w, offsets, mask=mask, groups=layer.groups, **options
+            ),
+            AUTODIFF: functools.partial(_deform_conv, layer=layer),
+        }
+    if layer.family == ROI_ALIGN:
+        return {
+            OURS: lambda x, boxes: cnnvjp.roi_align(x, boxes.astype(x.dtype), layer.kernel),
+            AUTODIFF: functools.partial(_roi_align, bins=layer.kernel),
+        }
     if layer.maps:
         return _convolutions(layer)
     if layer.kernel:
@@ -216,6 +242,46 @@ def _flax_group_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array, *, groups:
     each = (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
     mean, var = (jnp.repeat(a, size, axis=-1).reshape(each) for a in (mean, var))
     return (x - mean) * (lax.rsqrt(var + EPS) * gamma) + beta
+
+
+def _deform_conv(
+    x: jax.Array, w: jax.Array, offsets: jax.Array, mask: jax.Array, *, layer: Layer
+) -> jax.Array:
+    """One offset group: pixels gathered by their indices, and a product."""
+    i = np.moveaxis(np.indices(layer.out), 0, -1) * layer.strides - layer.paddings
+    m = np.moveaxis(np.indices(layer.kernel), 0, -1) * layer.dilation
+    p = jnp.asarray(i[:, :, None, None] + m) + offsets[..., 0, :, :, :]
+    seen = jax.vmap(_bilinear)(x, p) * mask[..., 0, :, :, None]
+    rows, kernel = seen.reshape(-1, w[..., 0].size), w.reshape(-1, w.shape[-1])
+    return (rows @ kernel).reshape(*p.shape[:3], -1)
+
+
+def _roi_align(x: jax.Array, boxes: jax.Array, *, bins: tuple[int, ...]) -> jax.Array:
+    """Two points of a bin along each axis, aligned."""
+    axes = []
+    for axis, count in enumerate(bins):
+        start, end = boxes[..., axis] - 0.5, boxes[..., axis + 2] - 0.5
+        way = (np.arange(2 * count, dtype=np.float32) + 0.5) / (2 * count)
+        p = start[..., None] + (end - start)[..., None] * way
+        axes.append(jnp.clip(p, 0, x.shape[1 + axis] - 1))
+    rows, columns = axes[0][..., :, None], axes[1][..., None, :]
+    read = jax.vmap(_bilinear)(x, jnp.stack(jnp.broadcast_arrays(rows, columns), -1))
+    return read.reshape(*boxes.shape[:2], bins[0], 2, bins[1], 2, -1).mean((3, 5))
+
+
+def _bilinear(x: jax.Array, p: jax.Array) -> jax.Array:
+    """(H, W, C), (..., 2) -> (..., C), with zeros outside."""
+    size = np.array(x.shape[:2])
+    below = jnp.floor(p).astype(jnp.int32)
+    part = p - below
+    terms = []
+    for corner in itertools.product((0, 1), (0, 1)):
+        at = below + np.array(corner)
+        weight = jnp.where(np.array(corner) == 1, part, 1 - part).prod(-1)
+        weight = jnp.where(((at >= 0) & (at < size)).all(-1), weight, 0)
+        at = jnp.clip(at, 0, size - 1)
+        terms.append(weight[..., None] * x[at[..., 0], at[..., 1]])
+    return sum(terms[1:], terms[0])
 
 
 def _gradient(f: Function, side: int, shape: tuple[int, ...]) -> Function:

@@ -15,6 +15,8 @@ DENSE, DEPTHWISE, GROUPED, LOCAL = "dense", "depthwise", "grouped", "locally con
 MAX, AVERAGE, AVERAGE_2 = "max pooling", "average pooling", "2×2 average pooling"
 BATCH_NORM, LAYER_NORM, GROUP_NORM = "batch norm", "layer norm", "group norm"
 GELU, CROSS_ENTROPY = "gelu", "softmax cross-entropy"
+DEFORMABLE, ROI_ALIGN = "deformable convolution", "RoIAlign"
+BOXES = 64  # that RoIAlign pools of each image
 SAMPLING = "bilinear sampling"
 
 PerAxis = int | tuple[int, ...]
@@ -29,7 +31,7 @@ class Layer:
         name: which of its layers it is.
         family: the group of rows whose mean it counts in.
         x: the input's shape, (N, *spatial, C); for a cross-entropy C is the number of classes.
-        kernel: the kernel's or the window's size; () for layers without one.
+        kernel: the kernel's or the window's size, or RoIAlign's bins; () for layers without one.
         maps: output channels of a convolution, 0 for other layers.
         stride: of all axes, or one for each.
         padding: on both sides of all axes, or one for each.
@@ -90,10 +92,10 @@ class Layer:
         The backward pass of average pooling needs no result of the forward pass, and has a row
         of its own.
         """
+        if self.family in (SAMPLING, DEFORMABLE, ROI_ALIGN):
+            return ("forward", "forward and backward")
         if self.maps:
             return ("forward", "input gradient", "kernel gradient")
-        if self.family == SAMPLING:
-            return ("forward", "forward and backward")
         if self.family in (AVERAGE, AVERAGE_2):
             return ("forward and backward", "backward")
         return ("forward and backward",)
@@ -221,6 +223,10 @@ LAYERS = (
     Layer("cuda-convnet", "local3", LOCAL, (128, 6, 6, 64), (3, 3), 64, padding=1),
     Layer("cuda-convnet", "local4", LOCAL, (128, 6, 6, 64), (3, 3), 32, padding=1),
     Layer("digits", "one map", LOCAL, (64, 28, 28, 1), (5, 5), 8),
+    # Zhu et al. 2019, section 4.1: the 3×3 layers of stages 3 to 5; He et al. 2017, figure 4
+    Layer("DCNv2 ResNet-50", "conv3", DEFORMABLE, (4, 28, 28, 128), (3, 3), 128, padding=1),
+    Layer("DCNv2 ResNet-50", "conv5", DEFORMABLE, (4, 7, 7, 512), (3, 3), 512, padding=1),
+    Layer("Mask R-CNN", "box head", ROI_ALIGN, (2, 32, 32, 256), (7, 7)),
     # One label an image, and one a pixel (Ronneberger et al. 2015)
     Layer("ResNet-50", "loss", CROSS_ENTROPY, (256, 1000)),
     Layer("U-Net", "loss", CROSS_ENTROPY, (4, 388, 388, 2)),

@@ -3,6 +3,7 @@
 `prepare` builds a layer's pass or a network's training step, in eager mode or by `torch.compile`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,15 +11,18 @@ import torch
 from benchmark_process import Run, serve
 from benchmark_suite import (
     BATCH_NORM,
+    BOXES,
     CLASSES,
     CONVNEXT,
     CROSS_ENTROPY,
+    DEFORMABLE,
     GELU,
     GROUP_NORM,
     LAYER_NORM,
     LOCAL,
     MAX,
     MOBILENET,
+    ROI_ALIGN,
     SAMPLING,
     UNET,
     UNET_BOTTOM,
@@ -48,6 +52,13 @@ def layer_tensors(layer: Layer) -> Tensors:
     tensors = {"x": torch.randn(n, channels, *space)}
     if layer.maps:
         tensors["w"] = torch.randn(layer.w[-1:] + layer.w[-2:-1] + layer.w[:-2])
+        if layer.family == DEFORMABLE:
+            taps = layer.kernel[0] * layer.kernel[1]
+            tensors["offsets"] = torch.randn(n, 2 * taps, *layer.out)
+            tensors["mask"] = torch.rand(n, taps, *layer.out)
+    elif layer.family == ROI_ALIGN:
+        corners = torch.randint(min(space) + 1, (2, n, BOXES, 2)).sort(0).values
+        tensors["boxes"] = torch.cat([*corners], -1)
     elif layer.family in (BATCH_NORM, LAYER_NORM, GROUP_NORM):
         tensors |= {"gamma": torch.randn(channels), "beta": torch.randn(channels)}
     elif layer.family == CROSS_ENTROPY:
@@ -61,6 +72,13 @@ def layer_function(layer: Layer) -> Callable[..., torch.Tensor]:
     """The layer as a function of its operands, which have their channels second."""
     if layer.family == LOCAL:
         return lambda x, w: _local_convolution(x, w, layer)
+    if layer.family == DEFORMABLE:
+        from torchvision.ops import deform_conv2d
+
+        options = (layer.strides, layer.paddings, (layer.dilation,) * 2)
+        return lambda x, w, offsets, mask: deform_conv2d(x, offsets, w, None, *options, mask)
+    if layer.family == ROI_ALIGN:
+        return functools.partial(_roi_align, bins=layer.kernel)
     if layer.maps:
         return lambda x, w: torch.convolution(x, w, None, *_convolution_options(layer))
     if layer.kernel:
@@ -97,6 +115,14 @@ def _local_convolution(x: torch.Tensor, w: torch.Tensor, layer: Layer) -> torch.
     return y.unflatten(2, layer.out)
 
 
+def _roi_align(x: torch.Tensor, boxes: torch.Tensor, *, bins: tuple[int, ...]) -> torch.Tensor:
+    """Boxes (N, R, 4) of (left, top, right, bottom) -> (N, C, R, *bins)."""
+    from torchvision.ops import roi_align
+
+    pooled = roi_align(x, [*boxes.to(x.dtype)], bins, sampling_ratio=2, aligned=True)
+    return pooled.unflatten(0, boxes.shape[:2]).movedim(2, 1)
+
+
 def _convolution_options(layer: Layer) -> list[Any]:
     dilation = [layer.dilation] * layer.ndim
     options = [list(layer.strides), list(layer.paddings), dilation]
@@ -115,7 +141,7 @@ def layer_pass(layer: Layer, what: str, tensors: Tensors, *, compiled: bool = Fa
 
     *operands, dy = map(contiguous, tensors.values())
     f = layer_function(layer)
-    if layer.maps:
+    if layer.maps and layer.family != DEFORMABLE:
         if what == "forward":
             return lambda: f(*operands)
         if layer.family == LOCAL:

@@ -136,17 +136,17 @@ def on_one_batch_axis(
     """Calls `core` with each array's batch axes merged into one.
 
     Args:
-        core: takes the arrays, each (N, *spatial, C).
+        core: takes the arrays, each with one batch axis N.
         ndim: D.
         maps: whether the result has the batch axis too, and gets the merged ones back.
-        **arrays: by their public names, each (*batch, *spatial, C).
+        **arrays: by their public names, the first (*batch, *spatial, C), all with its batch.
     """
     ((first, x),) = list(arrays.items())[:1]
     batch = x.shape[: -1 - ndim]
     if len(batch) == 1:
         return core(*arrays.values())
     try:
-        merged = [a.reshape(math.prod(batch), *a.shape[-1 - ndim :]) for a in arrays.values()]
+        merged = [a.reshape(math.prod(batch), *a.shape[len(batch) :]) for a in arrays.values()]
     except Exception as error:
         if "shard" not in str(error):
             raise
@@ -154,6 +154,6 @@ def on_one_batch_axis(
             f"{first}: its batch axes {batch} are sharded as {jax.typeof(x).sharding.spec} and "
             "cannot be merged; shard the first of them alone, or use jax.vmap for the others"
         ) from error
-    chex.assert_rank(merged, 1 + ndim + 1)
+    chex.assert_rank(merged[0], 1 + ndim + 1)
     result = core(*merged)
     return result.reshape(*batch, *result.shape[1:]) if maps else result

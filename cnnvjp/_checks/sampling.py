@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec, reshard
@@ -11,11 +12,17 @@ from cnnvjp._types import accumulator, primal_type, unify_varying
 from cnnvjp._windows.spatial import occupied_size
 
 
-def sampling_operands(x: object, positions: object) -> tuple[jax.Array, jax.Array]:
-    """Images and positions, which have their dtype, or float32 where that has 16 bits."""
-    (images,), (places,) = operands(x=x), operands(positions=positions)
+def sampling_operands(x: object, **where: Any) -> tuple[jax.Array, jax.Array]:
+    """Images and positions, which have their dtype, or float32 where that has 16 bits.
+
+    Args:
+        x: the images.
+        **where: positions, or what stands for them, by their public name.
+    """
+    (images,), (places,) = operands(x=x), operands(**where)
     if places.dtype not in (images.dtype, accumulator(images.dtype)):
-        operands(x=images, positions=places)  # says which of them to cast
+        named: dict[str, Any] = dict.fromkeys(where, places)
+        operands(x=images, **named)  # says which of them to cast
     images, places = unify_varying(images, places)
     return images, places
 
@@ -55,7 +62,7 @@ def on_images_and_positions(
     """
     batch = x.shape[: -1 - ndim]
     out = positions.shape[len(batch) : -1]
-    x, positions = _divided_over_the_batch(x, positions, len(batch))
+    x, positions = divided_over_the_batch(len(batch), x, positions)
     try:
         images = x.reshape(math.prod(batch), *x.shape[len(batch) :])
         places = positions.reshape(math.prod(batch), math.prod(out), ndim)
@@ -70,19 +77,21 @@ def on_images_and_positions(
     return y.reshape(*batch, *out, y.shape[-1])
 
 
-def _divided_over_the_batch(
-    x: jax.Array, positions: jax.Array, count: int
-) -> tuple[jax.Array, jax.Array]:
-    """On a mesh with Explicit axes, each image whole, beside its positions."""
-    shardings = [primal_type(a).sharding for a in (x, positions)]
+def divided_over_the_batch(count: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """On a mesh with Explicit axes, each image whole, beside its positions.
+
+    Args:
+        count: how many batch axes the arrays have.
+        *arrays: each begins with those axes.
+    """
+    shardings = [primal_type(a).sharding for a in arrays]
     explicit = [sharding for sharding in shardings if sharding is not None]
     if not explicit:
-        return x, positions
+        return arrays
     divided = [s.spec[:count] for s in explicit if any(s.spec[:count])]
     batch = divided[0] if divided else (None,) * count
     mesh = explicit[0].mesh
-    x, positions = (
+    return tuple(
         reshard(a, NamedSharding(mesh, PartitionSpec(*batch, *(None,) * (a.ndim - count))))
-        for a in (x, positions)
+        for a in arrays
     )
-    return x, positions

@@ -179,7 +179,7 @@ def _gather(plane: jax.Array, index: jax.Array, padding: SamplePadding) -> jax.A
         operand_batching_dims=(0,),
         start_indices_batching_dims=(0,),
     )
-    row = (1,) * (1 + len(axes)) + plane.shape[-1:]
+    row = (min(len(plane), 1),) + (1,) * len(axes) + plane.shape[-1:]
     return lax.gather(plane, index, numbers, row, mode=_mode(padding), fill_value=0)
 
 

@@ -29,7 +29,7 @@ def correlate(
     rows = by_turn(_patches(x, window), w.shape[:ndim])
     y = contract(
         rows, _matrices(w, ndim), ((rows.ndim - 2, rows.ndim - 1), (ndim, ndim + 1)), precision,
-        ArrayType(out.dtype), each=tuple(range(ndim)),
+        ArrayType(out.dtype), batch=_of_each_kernel(ndim),
     )  # fmt: skip
     return jnp.moveaxis(by_position(y, window), ndim, 0)
 
@@ -44,7 +44,7 @@ def input_gradient(
     rows = by_turn(jnp.moveaxis(dy, 0, ndim), w.shape[:ndim])
     patches = contract(
         rows, _matrices(w, ndim), ((rows.ndim - 1,), (ndim + 2,)), precision, wide,
-        each=tuple(range(ndim)),
+        batch=_of_each_kernel(ndim),
     )  # fmt: skip
     patches = jnp.moveaxis(by_position(patches, window), ndim, 0)
     # XLA ends the process if it divides rows among devices that are spread and cropped in one.
@@ -79,9 +79,15 @@ def kernel_gradient(
     slopes = by_turn(jnp.moveaxis(dy, 0, ndim), tiles)
     summed = tuple(range(ndim, 2 * ndim + 1))  # the rounds and the images
     dw = contract(
-        rows, slopes, (summed, summed), precision, _whole(out, ndim + 3), each=tuple(range(ndim))
-    )
+        rows, slopes, (summed, summed), precision, _whole(out, ndim + 3),
+        batch=_of_each_kernel(ndim),
+    )  # fmt: skip
     return split_axis(dw, ndim, window.size)
+
+
+def _of_each_kernel(ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The leading axes of both arrays, along which every kernel has a product of its own."""
+    return (tuple(range(ndim)),) * 2
 
 
 def _in_one_dtype(a: jax.Array, b: jax.Array, out: ArrayType) -> tuple[jax.Array, jax.Array]:

@@ -213,14 +213,15 @@ def contract(
     precision: Precision,
     out: ArrayType,
     *,
-    each: tuple[int, ...] = (),
+    batch: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
 ) -> jax.Array:
-    """Multiplies and sums over the axes named for either array, one product for each of `each`."""
+    """Multiplies and sums over the axes named for either array; those in `batch` go together."""
     if not REPACKS and jnp.issubdtype(w.dtype, jnp.floating):
         w = jnp.where(jnp.isnan(w), jnp.nan, w)  # equals w, and is no parameter
     return lax.dot_general(
-        x, w, (axes, (each, each)), precision=precision, out_sharding=out.sharding
-    ).astype(out.dtype)
+        x, w, (axes, batch), precision=precision, out_sharding=out.sharding,
+        preferred_element_type=None if out.dtype == x.dtype else out.dtype,
+    ).astype(out.dtype)  # fmt: skip
 
 
 def weighted_sum(x: jax.Array, w: jax.Array) -> jax.Array:

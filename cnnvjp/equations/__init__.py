@@ -12,6 +12,9 @@ compares them with. A function is named after its source and its equation:
 | ``s_`` | [S] Slides *Back propagation through a Convolutional Layer* | by slide |
 | ``st_`` | [ST] Jaderberg et al., *Spatial Transformer Networks* (2015) | 1 to 7 |
 | ``k_`` | [K] Keys, *Cubic Convolution Interpolation …* (1981) | by name |
+| ``dai_`` | [Dai] Dai et al., *Deformable Convolutional Networks* (2017) | 2 to 7 |
+| ``zhu_`` | [Zhu] Zhu et al., *Deformable ConvNets v2* (2019) | 1 |
+| ``he_`` | [He] He et al., *Mask R-CNN* (2017) | by name |
 
 What none of these five has is named after what it says, and its docstring gives the paper or book.
 
@@ -30,6 +33,7 @@ array([[21., 32.],
 from cnnvjp.equations import (
     _as_printed,
     _bereyhi,
+    _deformable,
     _errata,
     _gbc,
     _hagan,
@@ -42,6 +46,7 @@ from cnnvjp.equations import (
 )
 from cnnvjp.equations._as_printed import *
 from cnnvjp.equations._bereyhi import *
+from cnnvjp.equations._deformable import *
 from cnnvjp.equations._errata import *
 from cnnvjp.equations._gbc import *
 from cnnvjp.equations._hagan import *
@@ -60,6 +65,7 @@ __all__ += _hagan.__all__
 __all__ += _hagan_backward.__all__
 __all__ += _slides.__all__
 __all__ += _interpolation.__all__
+__all__ += _deformable.__all__
 __all__ += _as_printed.__all__
 __all__ += _errata.__all__
 __all__ += _normalization.__all__

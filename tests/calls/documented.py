@@ -704,6 +704,40 @@ def of_sigmoid_cross_entropy(call):
     return [(logits, dtype)]
 
 
+def of_deform_conv(call):
+    optional = () if call["mask"] is None else ("mask",)
+    dtype, x, w, *mask = arrays(call, "x", "w", *optional)
+    other, offsets = arrays(call, "offsets")
+    need(other in (dtype, wide(dtype)))
+    ndim = len(w) - 2
+    need(1 <= ndim <= 3 and 0 not in w)
+    groups = whole(call["groups"])
+    batch, size, channels = maps(x, ndim)
+    need(w[-1] % groups == 0 and channels == (w[-2] * groups,))
+    out = counts(size, w[:-2], *(call[name] for name in SLIDING))
+    at = len(batch) + ndim
+    need(len(offsets) == at + ndim + 2 and offsets[at] > 0 and channels[0] % offsets[at] == 0)
+    need(offsets == (*batch, *out, offsets[at], *w[:-2], ndim))
+    need(mask in ([], [offsets[:-1]]))
+    y = (*batch, *out, w[-1])
+    if call["b"] is not None:
+        need(is_array(call["b"]))
+        _, _, b = arrays(call, "x", "b")
+        need(b in (y[-1:], y[-1 - ndim :]))
+    return [(y, dtype)]
+
+
+def of_roi_align(call):
+    (dtype, x), (other, boxes) = arrays(call, "x"), arrays(call, "boxes")
+    need(other in (dtype, wide(dtype)))
+    batch, _, channels = maps(x, 2)
+    need(len(boxes) == len(batch) + 2 and boxes == (*batch, boxes[-2], 4))
+    real(call["scale"], low=0)
+    whole(call["samples"])
+    flag(call["aligned"])
+    return [((*batch, boxes[-2], *entries(call["output_size"], 2), *channels), dtype)]
+
+
 SHAPES_OF = {
     "conv": of_conv,
     "conv_transpose": of_conv_transpose,
@@ -756,6 +790,8 @@ SHAPES_OF = {
     "group_norm": of_group_norm,
     "instance_norm": of_instance_norm,
     "local_response_norm": of_local_response_norm,
+    "deform_conv": of_deform_conv,
+    "roi_align": of_roi_align,
     "dropout": of_dropout,
     "l2_penalty": of_l2_penalty,
     "half_squared_error": of_half_squared_error,

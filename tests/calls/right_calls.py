@@ -109,6 +109,10 @@ CALLS = dict.fromkeys(FUNCTIONS, IMAGE) | {
     **dict.fromkeys(["batch_norm", "layer_norm", "instance_norm"], CHANNELS),
     "batch_norm_inference": dict(**CHANNELS, mean=C, var=C),
     "group_norm": dict(**CHANNELS, groups=2),
+    "deform_conv": dict(
+        x=X, w=W, offsets=ones((2, 4, 4, 2, 3, 3, 2)), b=ones(6), mask=ones((2, 4, 4, 2, 3, 3))
+    ),
+    "roi_align": dict(x=X, boxes=ones((2, 3, 4)), output_size=2),
     "dropout": dict(key=KEY, x=X, rate=0.5),
     "l2_penalty": dict(params={"w": X, "b": [C]}),
     "half_squared_error": dict(y=ROWS, t=ROWS),
@@ -155,6 +159,7 @@ def traced(f, *known):
 # The names of arguments that are arrays.
 ARRAYS = {"x", "y", "z", "v", "w", "b", "dy", "t", "patches", "weight", "slope", "logits"}
 ARRAYS |= {"labels", "mean", "std", "var", "gamma", "beta", "positions", "grid", "matrix"}
+ARRAYS |= {"offsets", "mask", "boxes"}
 
 
 class Foreign:

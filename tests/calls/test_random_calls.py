@@ -83,6 +83,8 @@ OPTIONS = {
     "size": one_of(1, 2, 5),
     "beta": one_of(0, 0.75, -1),
     "k": one_of(0.5, 1, 2),
+    "samples": one_of(1, 2, 3),
+    "scale": one_of(0, 0.25, 1, np.float32(2)),
 }
 FLAG = one_of(True, False)
 
@@ -172,6 +174,24 @@ def sampled(draw, ndim):
     }
 
 
+def moved(draw, ndim):
+    call = convolved(draw, ndim)
+    k, offset_groups = call["w"].shape[:-2], draw(st.sampled_from([1, 2, 4]))
+    call["x"] = ones((2, *[5] * ndim, 4))
+    call["w"] = ones(call["w"].shape)
+    call["b"] = draw(st.sampled_from([None, ones(4)]))
+    taps = (2, *[6 - m for m in k], offset_groups, *k)
+    mask = draw(st.sampled_from([None, ones(taps)]))
+    return {**call, "offsets": ones((*taps, ndim)), "mask": mask}
+
+
+def boxed(draw, ndim):
+    x = image(draw, 2)
+    x = ones(x.shape)
+    boxes = ones((*x.shape[:-3], draw(st.integers(0, 3)), 4))
+    return {"x": x, "boxes": boxes, "output_size": per_axis(1, 3)(draw, 2)}
+
+
 WINDOW = images("x", window=per_axis(1, 3))
 FACTOR = images("x", factor=per_axis(1, 2))
 REQUIRED = dict.fromkeys(SHAPES_OF, images("x")) | {
@@ -207,6 +227,8 @@ REQUIRED = dict.fromkeys(SHAPES_OF, images("x")) | {
     **dict.fromkeys(["batch_norm", "layer_norm", "instance_norm"], images("x", gamma=C, beta=C)),
     "batch_norm_inference": images("x", gamma=C, beta=C, mean=C, var=C),
     "group_norm": images("x", gamma=C, beta=C, groups=one_of(1, 2, 4)),
+    "deform_conv": moved,
+    "roi_align": boxed,
     "dropout": images("x", key=KEY, rate=one_of(0, 0.5, 1)),
     "l2_penalty": images("params"),
     "half_squared_error": images("y", "t"),

@@ -65,7 +65,7 @@ PER_AXIS = ["stride", "dilation", "window", "factor", "size", "output_size", "ke
 PER_AXIS += ["tiles"]
 PER_AXIS += ["input_size"]
 FLAGS = ["flip_kernel", "ceil_mode", "count_include_pad", "return_argmax"]
-FLAGS += ["align_corners", "antialias", "approximate"]
+FLAGS += ["align_corners", "antialias", "approximate", "aligned"]
 AN_INT = "it must be an int or a sequence of 2 ints, each at least"
 FLOAT = "float16, bfloat16, float32 or float64"
 BY_NAME = {  # of an option, or a function's: what it cannot be, the error, and what would fit
@@ -88,6 +88,8 @@ BY_NAME = {  # of an option, or a function's: what it cannot be, the error, and 
         "it must be one of zeros, edge, reflect, mirror, circular",
     ),
     "groups": (NOT_COUNTS, ValueError, "it must be an int of at least 1"),
+    "samples": (NOT_COUNTS, ValueError, "it must be an int of at least 1"),
+    "scale": ([-1e-9, *NOT_NUMBERS], ValueError, "it must be a finite Python number of at least 0"),
     "eps": ([-1e-9, *NOT_NUMBERS], ValueError, "it must be a finite Python number of at least 0"),
     "rate": ([-0.1, 1.1, *NOT_NUMBERS], ValueError, "a finite Python number from 0 to 1"),
     "p": ([0.9, *NOT_NUMBERS], ValueError, "it must be a finite Python number of at least 1"),
@@ -144,7 +146,7 @@ def wrong_arrays(name):
     welcome += ", or an integer of 8 to 64 bits" * (name in INTEGERS)
     for argument, value in arrays.items():
         for wrong in NO_ARRAYS:
-            if wrong is not None or argument != "b" or name in ("add_bias", "scale"):
+            if wrong is not None or argument not in ("b", "mask") or name in ("add_bias", "scale"):
                 yield name, {argument: wrong}, TypeError, rf"^{argument}: got .*; it must be "
         labels = name == "softmax_cross_entropy" and argument == "labels"
         dtypes = NO_DTYPES + ["complex64"] * (name not in COMPLEX)
@@ -432,6 +434,19 @@ WRONG = [
     ("sample", dict(x=X.astype("bfloat16"), positions=ones((2, 3, 2), "float16")), TypeError, r"^positions: got float16, but x is bfloat16; the arrays of one call share a dtype"),
     *(("normalized_positions", dict(grid=ones(wrong)), ValueError, rf"^grid: got the shape {re.escape(str(wrong))}; it must be \(\.\.\., D\) with D of 1, 2 or 3$") for wrong in [(), (3, 0), (2, 4)]),
     *(("affine_positions", dict(matrix=ones(wrong)), ValueError, rf"^matrix: got the shape {re.escape(str(wrong))}; it must be \(\*batch, D, D \+ 1\) with D of 1, 2 or 3$") for wrong in [(), (3,), (2, 2), (3, 2), (0, 1), (4, 5)]),
+    # Offsets and boxes.
+    ("deform_conv", dict(offsets=X), ValueError, r"^offsets: got the shape \(2, 6, 6, 4\); for x of shape \(2, 6, 6, 4\), a kernel of \(3, 3\) and \(4, 4\) outputs it is \(2, 4, 4, G, 3, 3, 2\), with G offset groups$"),
+    ("deform_conv", dict(offsets=ones((2, 4, 4, 1, 3, 3, 1))), ValueError, r"^offsets: got the shape \(2, 4, 4, 1, 3, 3, 1\); .* it is \(2, 4, 4, G, 3, 3, 2\)"),
+    ("deform_conv", dict(stride=2), ValueError, r"^offsets: got the shape \(2, 4, 4, 2, 3, 3, 2\); .* it is \(2, 2, 2, G, 3, 3, 2\)"),
+    *(("deform_conv", dict(offsets=ones((2, 4, 4, wrong, 3, 3, 2))), ValueError, rf"^offsets: got {wrong} offset groups, axis 3 of the shape .*; their number must divide the 4 channels of x$") for wrong in [0, 3]),
+    ("deform_conv", dict(mask=ones((2, 4, 4, 1, 3, 3))), ValueError, r"^mask: got the shape \(2, 4, 4, 1, 3, 3\); beside offsets of shape \(2, 4, 4, 2, 3, 3, 2\) it is \(2, 4, 4, 2, 3, 3\)$"),
+    ("deform_conv", dict(b=C), ValueError, r"^b: got the shape \(4,\); it must be tied, \(6,\), or untied, \(4, 4, 6\)$"),
+    ("deform_conv", dict(groups=2), ValueError, r"^x: got 4 channels; w of shape \(3, 3, 4, 6\) with groups=2 fits 4 · 2 = 8$"),
+    ("deform_conv", dict(w=W[0, 0]), ValueError, r"^w: got the shape \(4, 6\); .* without spatial axes the operation is cnnvjp\.dense$"),
+    *(("roi_align", dict(boxes=ones(wrong)), ValueError, rf"^boxes: got the shape {re.escape(str(wrong))}; for x of shape \(2, 6, 6, 4\) it is \(2, R, 4\), with \(top, left, bottom, right\) of R boxes$") for wrong in [(), (3, 4), (2, 3, 5), (2, 1, 3, 4), (3, 3, 4)]),
+    ("roi_align", dict(x=X[0, 0]), ValueError, r"^x: got the shape \(6, 4\); with 2 spatial axes it must be"),
+    ("roi_align", dict(x=X[:, :0]), ValueError, r"^x: got the spatial size \(0, 6\); every axis needs a position$"),
+    ("roi_align", dict(samples=-1), ValueError, r"^samples: got -1; it must be an int of at least 1$"),
     # Axes.
     *(
         (name, dict(axis=wrong), ValueError, rf"^axis: got {re.escape(repr(wrong))}; for x of shape {re.escape(str(shape))} axes are distinct ints from {-len(shape)} to {len(shape) - 1}$")

@@ -53,6 +53,8 @@ POSITIONAL = set(
         "positions",
         "grid",
         "matrix",
+        "offsets",
+        "boxes",
         "logits",
         "labels",
         "window",

@@ -29,6 +29,8 @@ cnnvjp.conv_transpose(x, w, stride=(2, 2), output_size=(16, 16))
 cnnvjp.avg_pool(x, 2, count_include_pad=False)
 cnnvjp.l2_penalty({"conv": {"w": w, "b": b}})
 cnnvjp.dropout(key, x, 0.5)
+cnnvjp.deform_conv(x, w, jnp.zeros((1, 6, 6, 1, 3, 3, 2)), b, mask=None, padding="VALID")
+cnnvjp.roi_align(x, jnp.ones((1, 5, 4)), (7, 7), scale=0.5, samples=1, aligned=False)
 cnnvjp.conv("x", w)  # wrong by chex
 cnnvjp.conv(x, [[1.0]])  # wrong by chex
 cnnvjp.conv(x, w, stride="2")  # wrong
@@ -36,6 +38,8 @@ cnnvjp.conv(x, w, stride=2.0)  # wrong
 cnnvjp.conv(x, w, b, 2)  # wrong
 cnnvjp.conv(x, w, strides=2)  # wrong
 cnnvjp.conv(x)  # wrong
+cnnvjp.deform_conv(x, w)  # wrong
+cnnvjp.roi_align(x, b, 7, samples=2.0)  # wrong
 cnnvjp.avg_pool(x, "2")  # wrong
 cnnvjp.avg_pool(x, 2).shapes  # wrong
 cnnvjp.relu("x")  # wrong by chex

@@ -883,7 +883,7 @@ def test_everything_public_is_exported_and_documented():
         assert inspect.getdoc(f).splitlines()[0].endswith("."), name
         if "_as_" not in name and name != "j_19_first_term":
             assert "Implemented by" in f.__doc__, name
-            assert re.search(r"\[(GBC|J|B|H|S|ST|K|[A-Z][^]]+ \d{4})\]", f.__doc__), name
+            assert re.search(r"\[(GBC|J|B|H|S|ST|K|Dai|Zhu|He|[A-Z][^]]+ \d{4})\]", f.__doc__), name
 
 
 M = np.ones((3, 4))
@@ -918,6 +918,10 @@ MISFITS = {
     "instance_normalization, rank": lambda: eq.instance_normalization(M, 1),
     "st_1, matrix": lambda: eq.st_1(M, np.ones((1, 2))),
     "st_3, points": lambda: eq.st_3(M, M, one),
+    "dai_2, offsets": lambda: eq.dai_2(M, M, np.ones((1, 2, 3, 4, 2))),
+    "dai_7, gradient": lambda: eq.dai_7(M, M, np.ones((1, 1, 3, 4, 2)), M),
+    "zhu_1, modulation": lambda: eq.zhu_1(M, M, np.ones((1, 1, 3, 4, 2)), np.ones((1, 1, 1, 4))),
+    "he_roi_align, samples": lambda: eq.he_roi_align(M, (0, 0, 2, 2), (1, 1), 0),
 }
 
 

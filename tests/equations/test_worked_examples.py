@@ -24,6 +24,7 @@ from cnnvjp import (
     conv,
     conv_kernel_grad,
     conv_transpose,
+    deform_conv,
     downsample,
     equations,
     flatten,
@@ -39,6 +40,7 @@ from cnnvjp import (
     pad,
     relu,
     repeat,
+    roi_align,
     sample,
     scale,
     sigmoid,
@@ -588,6 +590,46 @@ def affine_points():
     positions = affine_positions(MATRIX, (4, 3), (5, 7))
     points = (2 * np.asarray(positions)[..., ::-1] + 1) / [7, 5] - 1
     yield points.reshape(-1, 2)
+
+
+# ------------------------------------------------------------------------------------------
+# Between the pixels
+# ------------------------------------------------------------------------------------------
+
+OFFSETS, MODULATION, BOX = random(4, 5, 2, 3, 2), random(4, 5, 2, 3), (-1.75, 0.5, 4.25, 6)
+
+
+@agrees_with(dai_2=lambda equation: equation(X, W, OFFSETS))
+def deformable_convolution():
+    yield matrix(deform_conv(one_map(X), kernel(W), OFFSETS[:, :, None]))
+
+
+@agrees_with(zhu_1=lambda equation: equation(X, W, OFFSETS, MODULATION))
+def modulated_deformable_convolution():
+    mask = MODULATION[:, :, None]
+    yield matrix(deform_conv(one_map(X), kernel(W), OFFSETS[:, :, None], mask=mask))
+
+
+@agrees_with(dai_7=lambda equation: equation(X, W, OFFSETS, DZ))
+def deformable_convolution_to_the_offsets():
+    moved = lambda offsets: deform_conv(one_map(X), kernel(W), offsets)
+    yield pull_back(moved, jnp.asarray(OFFSETS[:, :, None]), dy=one_map(DZ))[:, :, 0]
+
+
+@agrees_with(
+    dai_3=lambda equation: equation(X, (1.25, 3.5)),
+    dai_4=lambda equation: sum(X[q] * equation(q, (1.25, 3.5)) for q in np.ndindex(X.shape)),
+)
+def value_at_a_real_position():
+    offsets = np.array([1.25, 3.5]).reshape(1, 1, 1, 1, 1, 2)
+    everywhere = np.zeros((5, 7, 1, 1, 1, 2)) + offsets
+    yield deform_conv(one_map(X), kernel([[1]]), everywhere)[0, 0, 0]
+
+
+@agrees_with(he_roi_align=lambda equation: equation(X, BOX, (3, 2), 3))
+def region_of_interest():
+    centred = np.array([BOX]) + 0.5
+    yield roi_align(one_map(X), centred, (3, 2), samples=3)[0, ..., 0]
 
 
 # ------------------------------------------------------------------------------------------

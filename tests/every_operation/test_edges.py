@@ -33,6 +33,7 @@ from cnnvjp import (
     conv,
     conv_kernel_grad,
     conv_transpose,
+    deform_conv,
     dense,
     downsample,
     dropout,
@@ -59,6 +60,7 @@ from cnnvjp import (
     prelu,
     repeat,
     resize,
+    roi_align,
     sample,
     sigmoid_cross_entropy,
     softmax,
@@ -534,11 +536,11 @@ MAY_NEED_POSITIONS += [
 ]
 MAY_NEED_POSITIONS += ["global_max_pool", "global_avg_pool", "adaptive_avg_pool", "upsample"]
 MAY_NEED_POSITIONS += ["adaptive_max_pool", "downsample", "resize", "pad", "unfold", "batch_norm"]
+MAY_NEED_POSITIONS += ["sample", "deform_conv", "roi_align"]
 MAY_NEED_POSITIONS += UNSHARED
-MAY_NEED_POSITIONS += ["sample"]
 NEEDS_CHANNELS = ["conv", "conv_kernel_grad", "conv_general_dilated", "softmax_cross_entropy"]
+NEEDS_CHANNELS += ["sample", "deform_conv", "roi_align"]  # whose positions are cut too
 NEEDS_CHANNELS += UNSHARED
-NEEDS_CHANNELS += ["sample"]  # whose positions are cut too
 
 
 def without_channels(arrays):
@@ -681,6 +683,13 @@ LARGE = [
     (lambda x, w: conv(x, w, padding=1, groups=2), WIDE_PLANE, KERNEL(3, 3, 1)),
     (lambda x, w: conv(x, w), VOLUME, KERNEL(1, 2, 2, 2)),
     (lambda x, w: conv_transpose(x, w, stride=2), PLANE, KERNEL(3, 3, 2)),
+    (
+        lambda x, w, offsets: deform_conv(x, w, offsets, stride=2**15),
+        PLANE,
+        KERNEL(3, 3, 2),
+        jax.ShapeDtypeStruct((1, 2, 2, 1, 3, 3, 2), "float16"),
+    ),
+    (lambda x, boxes: roi_align(x, boxes, 7), PLANE, jax.ShapeDtypeStruct((1, 3, 4), "float16")),
     (lambda x, w: weighted_avg_pool(x, w, 3, stride=2, padding=1), PLANE, CHANNELS),
     (lambda x: max_pool(x, 2, stride=2**15), PLANE),
     (lambda x: max_pool(x, 5, stride=1), PLANE),

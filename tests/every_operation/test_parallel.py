@@ -108,6 +108,7 @@ REFUSED = {
     ("conv", 1, "last"),
     ("conv_general_dilated", 0, "last"),
     ("conv_general_dilated", 1, "last"),
+    ("deform_conv", 1, "last"),
     ("explicit", 0, "last"),
     ("explicit", 1, "last"),
     ("local_conv", 1, "last"),
