@@ -22,7 +22,9 @@ from benchmark_suite import (
     GROUP_NORM,
     LAYER_NORM,
     LOCAL,
+    LOCAL_RESPONSE,
     MAX,
+    MORPHOLOGY,
     ROI_ALIGN,
     SAMPLING,
     Layer,
@@ -63,6 +65,8 @@ def layer_arrays(layer: Layer) -> dict[str, np.ndarray]:
     elif layer.family == ROI_ALIGN:
         corners = rng.integers(min(layer.x[1:-1]) + 1, size=(2, layer.x[0], BOXES, 2))
         arrays["boxes"] = np.concatenate(np.sort(corners, axis=0), -1, dtype=np.int32)
+    elif layer.family == MORPHOLOGY:
+        arrays["structure"] = rng.standard_normal((*layer.kernel, *channels), np.float32)
     elif layer.family in (BATCH_NORM, LAYER_NORM, GROUP_NORM):
         arrays |= {name: rng.standard_normal(channels, np.float32) for name in ("gamma", "beta")}
     elif layer.family == CROSS_ENTROPY:
@@ -117,6 +121,8 @@ def both_sides(layer: Layer) -> dict[str, Function]:
         }
     if layer.maps:
         return _convolutions(layer)
+    if layer.family == MORPHOLOGY:
+        return _dilations(layer)
     if layer.kernel:
         return _poolings(layer)
     axes = tuple(range(len(layer.x)))
@@ -135,6 +141,7 @@ def both_sides(layer: Layer) -> dict[str, Function]:
             ),
             AUTODIFF: functools.partial(_flax_group_norm, groups=layer.groups),
         },
+        LOCAL_RESPONSE: {OURS: cnnvjp.local_response_norm, AUTODIFF: _local_response},
         SAMPLING: {OURS: _sampled, AUTODIFF: _map_coordinates},
         GELU: {OURS: cnnvjp.gelu, AUTODIFF: jax.nn.gelu},
         CROSS_ENTROPY: {
@@ -206,6 +213,32 @@ def _poolings(layer: Layer) -> dict[str, Function]:
         OURS: lambda x: cnnvjp.avg_pool(x, layer.kernel, **options),
         AUTODIFF: lambda x: lax.reduce_window(x, 0.0, lax.add, window, strides, edges) / taps,
     }
+
+
+def _dilations(layer: Layer) -> dict[str, Function]:
+    """Lax has no such operation: on the other side the largest of all taps, one after the other."""
+    edges = [(0, 0), *[(p, p) for p in layer.paddings], (0, 0)]
+
+    def of_taps(x: jax.Array, structure: jax.Array) -> jax.Array:
+        x = jnp.pad(x, edges, constant_values=-jnp.inf)
+        taps = [
+            lax.slice(x, (0, *m, 0), (x.shape[0], *np.add(m, layer.out), x.shape[-1]))
+            + structure[m]
+            for m in np.ndindex(layer.kernel)
+        ]
+        return functools.reduce(jnp.maximum, taps)
+
+    return {
+        OURS: lambda x, structure: cnnvjp.max_plus_conv(x, structure, padding=layer.paddings),
+        AUTODIFF: of_taps,
+    }
+
+
+def _local_response(x: jax.Array) -> jax.Array:
+    """As `torch.nn.functional.local_response_norm`, with its defaults."""
+    window = (1,) * (x.ndim - 1) + (5,)
+    sums = lax.reduce_window(x * x, 0.0, lax.add, window, (1,) * x.ndim, "SAME")
+    return x / (1 + 1e-4 / 5 * sums) ** 0.75
 
 
 def _sampled(x: jax.Array, grid: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ GELU, CROSS_ENTROPY = "gelu", "softmax cross-entropy"
 DEFORMABLE, ROI_ALIGN = "deformable convolution", "RoIAlign"
 BOXES = 64  # that RoIAlign pools of each image
 SAMPLING = "bilinear sampling"
+MORPHOLOGY, LOCAL_RESPONSE = "grey dilation", "local response norm"
 
 PerAxis = int | tuple[int, ...]
 
@@ -227,6 +228,11 @@ LAYERS = (
     Layer("DCNv2 ResNet-50", "conv3", DEFORMABLE, (4, 28, 28, 128), (3, 3), 128, padding=1),
     Layer("DCNv2 ResNet-50", "conv5", DEFORMABLE, (4, 7, 7, 512), (3, 3), 512, padding=1),
     Layer("Mask R-CNN", "box head", ROI_ALIGN, (2, 32, 32, 256), (7, 7)),
+    # Ulyanov et al. 2016; Krizhevsky et al. 2012, section 3.3
+    Layer("style transfer", "instance norm 64", GROUP_NORM, (4, 64, 64, 128), groups=128),
+    Layer("AlexNet", "norm1", LOCAL_RESPONSE, (8, 55, 55, 96)),
+    # Shapes as in Mondal et al. 2019, "Dense morphological networks"
+    Layer("morphology", "dilation 3×3", MORPHOLOGY, (16, 32, 32, 32), (3, 3), padding=1),
     # One label an image, and one a pixel (Ronneberger et al. 2015)
     Layer("ResNet-50", "loss", CROSS_ENTROPY, (256, 1000)),
     Layer("U-Net", "loss", CROSS_ENTROPY, (4, 388, 388, 2)),

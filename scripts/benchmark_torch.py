@@ -20,8 +20,10 @@ from benchmark_suite import (
     GROUP_NORM,
     LAYER_NORM,
     LOCAL,
+    LOCAL_RESPONSE,
     MAX,
     MOBILENET,
+    MORPHOLOGY,
     ROI_ALIGN,
     SAMPLING,
     UNET,
@@ -59,6 +61,8 @@ def layer_tensors(layer: Layer) -> Tensors:
     elif layer.family == ROI_ALIGN:
         corners = torch.randint(min(space) + 1, (2, n, BOXES, 2)).sort(0).values
         tensors["boxes"] = torch.cat([*corners], -1)
+    elif layer.family == MORPHOLOGY:
+        tensors["structure"] = torch.randn(channels, *layer.kernel)
     elif layer.family in (BATCH_NORM, LAYER_NORM, GROUP_NORM):
         tensors |= {"gamma": torch.randn(channels), "beta": torch.randn(channels)}
     elif layer.family == CROSS_ENTROPY:
@@ -81,6 +85,8 @@ def layer_function(layer: Layer) -> Callable[..., torch.Tensor]:
         return functools.partial(_roi_align, bins=layer.kernel)
     if layer.maps:
         return lambda x, w: torch.convolution(x, w, None, *_convolution_options(layer))
+    if layer.family == MORPHOLOGY:
+        return lambda x, structure: _dilation(x, structure, layer)
     if layer.kernel:
         kind = "max_pool" if layer.family == MAX else "avg_pool"
         pool = getattr(functional, f"{kind}{layer.ndim}d")
@@ -100,6 +106,7 @@ def layer_function(layer: Layer) -> Callable[..., torch.Tensor]:
         BATCH_NORM: batch_norm,
         LAYER_NORM: layer_norm,
         GROUP_NORM: group_norm,
+        LOCAL_RESPONSE: lambda x: functional.local_response_norm(x, 5),
         SAMPLING: lambda x, grid: functional.grid_sample(x, grid, align_corners=False),
         GELU: lambda x: functional.gelu(x, approximate="tanh"),
         CROSS_ENTROPY: lambda x, labels: functional.cross_entropy(x, labels, reduction="none"),
@@ -113,6 +120,15 @@ def _local_convolution(x: torch.Tensor, w: torch.Tensor, layer: Layer) -> torch.
     patches = patches.unflatten(1, (layer.x[-1], -1))
     y = torch.einsum("nckl,oclk->nol", patches, w.flatten(4).flatten(2, 3))
     return y.unflatten(2, layer.out)
+
+
+def _dilation(x: torch.Tensor, structure: torch.Tensor, layer: Layer) -> torch.Tensor:
+    """The largest of a window plus (C, *kernel); torch has no such layer."""
+    edges = [p for p in reversed(layer.paddings) for _ in range(2)]
+    x = functional.pad(x, edges, value=-float("inf"))
+    for axis, size in enumerate(layer.kernel):
+        x = x.unfold(2 + axis, size, 1)
+    return (x + structure[:, None, None]).amax((-2, -1))
 
 
 def _roi_align(x: torch.Tensor, boxes: torch.Tensor, *, bins: tuple[int, ...]) -> torch.Tensor:

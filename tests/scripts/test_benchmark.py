@@ -18,7 +18,8 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 FAMILIES = [
     "dense", "depthwise", "grouped", "max pooling", "average pooling", "2×2 average pooling",
     "batch norm", "layer norm", "group norm", "gelu", "softmax cross-entropy", "locally connected",
-    "bilinear sampling", "deformable convolution", "RoIAlign",
+    "bilinear sampling", "deformable convolution", "RoIAlign", "grey dilation",
+    "local response norm",
 ]  # fmt: skip
 NAMES = ["lenet5", "resnet", "mobilenet", "vgg", "convnext", "unet"]
 LONG = ["resnet", "mobilenet"]  # to compile
@@ -183,6 +184,8 @@ def test_torch_computes_the_same(benchmark, unseen, torch_side, family):
     def channels_second(name, array):
         if name == "w":
             return array.transpose(-1, -2, *range(array.ndim - 2))
+        if name == "structure":
+            return np.moveaxis(array, -1, 0)
         if name == "boxes":
             return array[..., [1, 0, 3, 2]]
         if name in ("offsets", "mask"):  # of one group, on 2 axes
