@@ -36,6 +36,7 @@ from cnnvjp.regularization import dropout, l2_penalty
 from cnnvjp.resampling import downsample, pixel_shuffle, pixel_unshuffle, repeat, upsample
 from cnnvjp.resizing import resize
 from cnnvjp.rewriting import conv_general_dilated, explicit
+from cnnvjp.sampling import affine_positions, normalized_positions, sample
 from cnnvjp.smooth_activations import gelu, sigmoid, silu, softplus, tanh
 from cnnvjp.softmax_activations import log_softmax, softmax
 from cnnvjp.sum_pooling import avg_pool, lp_pool, sum_pool, weighted_avg_pool
@@ -48,6 +49,7 @@ __all__ = [
     "adaptive_avg_pool",
     "adaptive_max_pool",
     "add_bias",
+    "affine_positions",
     "avg_pool",
     "batch_norm",
     "batch_norm_inference",
@@ -81,6 +83,7 @@ __all__ = [
     "max_unpool",
     "min_pool",
     "models",
+    "normalized_positions",
     "pad",
     "pixel_shuffle",
     "pixel_unshuffle",
@@ -89,6 +92,7 @@ __all__ = [
     "relu6",
     "repeat",
     "resize",
+    "sample",
     "scale",
     "sigmoid",
     "sigmoid_cross_entropy",

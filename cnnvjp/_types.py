@@ -20,6 +20,8 @@ Padding = NamedPadding | NumericPadding
 Ties = Literal["first", "split"]
 PadMode = Literal["constant", "reflect", "edge", "circular"]
 ResizeMethod = Literal["nearest", "nearest-exact", "linear", "cubic"]
+SampleMethod = Literal["nearest", "linear", "cubic"]
+SamplePadding = Literal["zeros", "edge", "reflect", "mirror", "circular"]
 Order = Literal["row", "column"]
 Precision = jax.lax.PrecisionLike
 

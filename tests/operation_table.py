@@ -54,6 +54,11 @@ def positive(rng, *shape, dtype="float64"):
     return abs(normal(rng, *shape, dtype=dtype)) + 0.5
 
 
+def spread_out(rng, *shape, dtype="float64"):
+    """Normally distributed numbers that go from −4 to 8, as positions in an image of 6 pixels."""
+    return (3 * normal(rng, *shape) + 2).astype(dtype)
+
+
 IMAGE = (BATCH, 6, 6, 4)
 C = (4,)
 
@@ -121,6 +126,18 @@ OPERATIONS = [
         for m in ("nearest", "nearest-exact", "linear", "cubic")
     ),
     image("resize", lambda x: cnnvjp.resize(x, (9, 4), antialias=True)),
+    *(
+        Operation(
+            "sample",
+            functools.partial(cnnvjp.sample, **options),
+            (IMAGE, (BATCH, 3, 2)),
+            (True, True),
+            draw=spread_out,
+        )
+        for options in (dict(), dict(method="cubic", padding="mirror"))
+    ),
+    Operation("normalized_positions", lambda g: cnnvjp.normalized_positions(g, (6, 4)), ((BATCH, 3, 2),), (True,)),
+    Operation("affine_positions", lambda m: cnnvjp.affine_positions(m, (3, 5), (6, 4)), ((BATCH, 2, 3),), (True,)),
     *(
         image("pad", lambda x, m=m: cnnvjp.pad(x, ((1, 2), (-1, 3)), mode=m))
         for m in ("constant", "reflect", "edge", "circular")

@@ -11,10 +11,17 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from cnnvjp._lowering import cpu, gpu, xla
+from cnnvjp._lowering import cpu, gpu, sampling, xla
 from cnnvjp._lowering.platform import beside_overflow, fastest
 from cnnvjp._lowering.xla import contract
-from cnnvjp._types import ArrayType, Precision, shrinking, widened
+from cnnvjp._types import (
+    ArrayType,
+    Precision,
+    SampleMethod,
+    SamplePadding,
+    shrinking,
+    widened,
+)
 from cnnvjp._windows.geometry import Window
 
 __all__ = [
@@ -24,6 +31,9 @@ __all__ = [
     "input_gradient",
     "kernel_gradient",
     "mean",
+    "position_gradient",
+    "sample",
+    "spread",
     "spread_over_windows",
     "sum_over_windows",
     "weighted_sum",
@@ -157,3 +167,71 @@ def spread_over_windows(dy: jax.Array, window: Window) -> jax.Array:
     """
     plain = functools.partial(xla.spread_over_windows, window=window)
     return fastest(plain, {"cpu": cpu.window_spread(dy, window)}, ArrayType(dy.dtype), dy)
+
+
+def sample(
+    x: jax.Array, positions: jax.Array, method: SampleMethod, padding: SamplePadding
+) -> jax.Array:
+    """y[p] = Σ over the taps of positions[p] of weight · x[tap], channel by channel.
+
+    JAX can differentiate it, with respect to x and to the positions.
+
+    Args:
+        x: images, (N, *spatial, C), with at least one pixel along each axis.
+        positions: (N, P, D), in pixels along the spatial axes, 0 at the first pixel's centre. Of
+            any floating dtype; whatever they are, nothing is read outside of x.
+        method: "nearest", "linear" or "cubic".
+        padding: what lies beyond the edges: "zeros", "edge", "reflect", "mirror" or "circular".
+
+    Returns:
+        (N, P, C), of x's dtype.
+    """
+    return sampling.sample(x, positions, method, padding)
+
+
+def spread(
+    dy: jax.Array,
+    positions: jax.Array,
+    size: tuple[int, ...],
+    method: SampleMethod,
+    padding: SamplePadding,
+) -> jax.Array:
+    """dx[j] = Σ of weight · dy[p] over the taps that stand on j: the adjoint of `sample` in x.
+
+    JAX can differentiate it, with respect to dy and to the positions.
+
+    Args:
+        dy: (N, P, C).
+        positions: as in `sample`.
+        size: the spatial size of x.
+        method: as in `sample`.
+        padding: as in `sample`.
+
+    Returns:
+        (N, *size, C), of dy's dtype.
+    """
+    return sampling.spread(dy, positions, size, method, padding)
+
+
+def position_gradient(
+    x: jax.Array,
+    dy: jax.Array,
+    positions: jax.Array,
+    method: SampleMethod,
+    padding: SamplePadding,
+) -> jax.Array:
+    """Σ over channels of dy[p] · ∂y[p]/∂positions[p]: from the right, where it has a kink.
+
+    JAX can differentiate it, with respect to x, dy and the positions.
+
+    Args:
+        x: images, as in `sample`.
+        dy: (N, P, C), of x's dtype.
+        positions: as in `sample`.
+        method: as in `sample`; with "nearest" the result is 0.
+        padding: as in `sample`.
+
+    Returns:
+        (N, P, D), of the positions' dtype.
+    """
+    return sampling.position_gradient(x, dy, positions, method, padding)

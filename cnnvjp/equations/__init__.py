@@ -10,6 +10,8 @@ compares them with. A function is named after its source and its equation:
 | ``b_`` | [B] Bereyhi, *Applied Deep Learning*, chapter 4 (2026) | by slide |
 | ``h_`` | [H] *Neural Network Design: Deep Learning*, chapter 8 | 8.1 to 8.53, P, E |
 | ``s_`` | [S] Slides *Back propagation through a Convolutional Layer* | by slide |
+| ``st_`` | [ST] Jaderberg et al., *Spatial Transformer Networks* (2015) | 1 to 7 |
+| ``k_`` | [K] Keys, *Cubic Convolution Interpolation …* (1981) | by name |
 
 Arrays have their source's order of axes, channels first or last, and every docstring gives it.
 Every function raises ValueError on shapes that the equation cannot have. `ERRATA` lists what the
@@ -30,6 +32,7 @@ from cnnvjp.equations import (
     _gbc,
     _hagan,
     _hagan_backward,
+    _interpolation,
     _jefkine,
     _slides,
 )
@@ -39,6 +42,7 @@ from cnnvjp.equations._errata import *
 from cnnvjp.equations._gbc import *
 from cnnvjp.equations._hagan import *
 from cnnvjp.equations._hagan_backward import *
+from cnnvjp.equations._interpolation import *
 from cnnvjp.equations._jefkine import *
 from cnnvjp.equations._slides import *
 
@@ -49,5 +53,6 @@ __all__ += _bereyhi.__all__
 __all__ += _hagan.__all__
 __all__ += _hagan_backward.__all__
 __all__ += _slides.__all__
+__all__ += _interpolation.__all__
 __all__ += _as_printed.__all__
 __all__ += _errata.__all__

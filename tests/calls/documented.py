@@ -397,6 +397,35 @@ def of_resize(call):
     return [((*batch, *entries(call["size"], ndim), *channels), dtype)]
 
 
+def of_sample(call):
+    method = choice(call["method"], "nearest", "linear", "cubic")
+    choice(call["padding"], "zeros", "edge", "reflect", "mirror", "circular")
+    (dtype, x), (other, positions) = arrays(call, "x"), arrays(call, "positions")
+    need(other in (dtype, wide(dtype)))
+    need(positions and 1 <= positions[-1] <= (2 if method == "cubic" else 3))
+    batch, _, channels = maps(x, positions[-1])
+    need(len(positions) >= len(batch) + 2 and positions[: len(batch)] == batch)
+    return [((*positions[:-1], *channels), dtype)]
+
+
+def of_normalized_positions(call):
+    dtype, grid = arrays(call, "grid")
+    flag(call["align_corners"])
+    need(grid and 1 <= grid[-1] <= 3)
+    entries(call["size"], grid[-1])
+    return [(grid, wide(dtype))]
+
+
+def of_affine_positions(call):
+    dtype, matrix = arrays(call, "matrix")
+    flag(call["align_corners"])
+    need(len(matrix) >= 2 and 1 <= matrix[-2] <= 3 and matrix[-1] == matrix[-2] + 1)
+    ndim = matrix[-2]
+    if call["input_size"] is not None:
+        entries(call["input_size"], ndim)
+    return [((*matrix[:-2], *entries(call["output_size"], ndim), ndim), wide(dtype))]
+
+
 def of_pad(call):
     mode = choice(call["mode"], "constant", "reflect", "edge", "circular")
     dtype, x = arrays(call, "x", integers=True)
@@ -598,6 +627,9 @@ SHAPES_OF = {
     "upsample": of_upsample,
     "repeat": of_repeat,
     "resize": of_resize,
+    "sample": of_sample,
+    "normalized_positions": of_normalized_positions,
+    "affine_positions": of_affine_positions,
     "pad": of_pad,
     "pixel_shuffle": of_pixel_shuffle,
     "pixel_unshuffle": of_pixel_unshuffle,

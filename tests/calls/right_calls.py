@@ -89,6 +89,9 @@ CALLS = dict.fromkeys(FUNCTIONS, IMAGE) | {
     **dict.fromkeys(["downsample", "upsample", "repeat"], BLOCKS),
     **dict.fromkeys(["pixel_shuffle", "pixel_unshuffle"], BLOCKS),
     "resize": dict(x=X, size=3),
+    "sample": dict(x=X, positions=ones((2, 3, 2))),
+    "normalized_positions": dict(grid=ones((3, 2)), size=4),
+    "affine_positions": dict(matrix=ones((2, 2, 3)), output_size=4),
     "pad": dict(x=X, padding=1),
     "fold": dict(patches=ones((2, 5, 5, 2, 2, 4)), output_size=6),
     **{name: dict(z=X, b=C) for name in ["add_bias", "scale"]},
@@ -144,7 +147,7 @@ def traced(f, *known):
 
 # The names of arguments that are arrays.
 ARRAYS = {"x", "y", "z", "v", "w", "b", "dy", "t", "patches", "weight", "slope", "logits"}
-ARRAYS |= {"labels", "mean", "std", "var", "gamma", "beta"}
+ARRAYS |= {"labels", "mean", "std", "var", "gamma", "beta", "positions", "grid", "matrix"}
 
 
 class Foreign:

@@ -62,6 +62,7 @@ OPTIONS = {
     "dilation": per_axis(1, 2),
     "offset": per_axis(0, 2),
     "output_size": per_axis(1, 9),
+    "input_size": per_axis(1, 9),
     "groups": one_of(1, 2, 4),
     "precision": one_of("highest", ("high", "default"), ["highest"] * 2, jax.lax.Precision.HIGH),
     "preferred_element_type": one_of("float32", "bfloat16", jnp.float64),
@@ -127,6 +128,16 @@ def patches(draw, ndim):
     }
 
 
+def sampled(draw, ndim):
+    x = image(draw, ndim)
+    return {
+        "x": x,
+        "positions": ones((*x.shape[: -1 - ndim], 3, ndim), x.dtype),
+        "method": draw(st.sampled_from(["nearest", "linear", "cubic"])),
+        "padding": draw(st.sampled_from(["zeros", "edge", "reflect", "mirror", "circular"])),
+    }
+
+
 WINDOW = images("x", window=per_axis(1, 3))
 FACTOR = images("x", factor=per_axis(1, 2))
 REQUIRED = dict.fromkeys(SHAPES_OF, images("x")) | {
@@ -142,6 +153,9 @@ REQUIRED = dict.fromkeys(SHAPES_OF, images("x")) | {
     **dict.fromkeys(["adaptive_avg_pool", "adaptive_max_pool"], images("x", output_size=per_axis(1, 7))),
     **dict.fromkeys(["downsample", "upsample", "repeat", "pixel_shuffle", "pixel_unshuffle"], FACTOR),
     "resize": images("x", size=per_axis(1, 9)),
+    "sample": sampled,
+    "normalized_positions": lambda draw, ndim: {"grid": ones((2, 3, ndim)), "size": per_axis(1, 9)(draw, ndim)},
+    "affine_positions": lambda draw, ndim: {"matrix": ones((2, ndim, ndim + 1)), "output_size": per_axis(1, 9)(draw, ndim)},
     "pad": images("x", padding=padding),
     "fold": patches,
     **dict.fromkeys(["add_bias", "scale"], images("z", b=C)),

@@ -37,6 +37,7 @@ WITHOUT_EQUATION = FOREIGN | set(
         "log_softmax",
         "lp_pool",
         "min_pool",
+        "normalized_positions",
         "pixel_shuffle",
         "pixel_unshuffle",
         "prelu",

@@ -62,11 +62,12 @@ NOT_NUMBERS = [None, "1", True, 1j, math.nan, math.inf, -math.inf, 10**400, (1.0
 NOT_COUNTS = [0, -1, 1.0, True, None, "2", (2,), ones(())]
 NOT_PRECISIONS = ["best", 3, True, ("high",) * 3, (), (None, "high"), ["best"] * 2, {}]
 PER_AXIS = ["stride", "dilation", "window", "factor", "size", "output_size", "kernel_size"]
+PER_AXIS += ["input_size"]
 FLAGS = ["flip_kernel", "ceil_mode", "count_include_pad", "return_argmax"]
 FLAGS += ["align_corners", "antialias", "approximate"]
 AN_INT = "it must be an int or a sequence of 2 ints, each at least"
 FLOAT = "float16, bfloat16, float32 or float64"
-BY_NAME = {  # of an option: what it cannot be, the error, and what would fit
+BY_NAME = {  # of an option, or a function's: what it cannot be, the error, and what would fit
     **dict.fromkeys(PER_AXIS, ([0, *NOT_PER_AXIS], ValueError, f"{AN_INT} 1")),
     "offset": (NOT_PER_AXIS, ValueError, f"{AN_INT} 0"),
     "padding": (NOT_PADDING, ValueError, "an int, a sequence of 2 ints, or of 2 pairs (before, a"),
@@ -75,6 +76,12 @@ BY_NAME = {  # of an option: what it cannot be, the error, and what would fit
     "order": (NOT_CHOICES, ValueError, "it must be 'row' or 'column'"),
     "mode": (NOT_CHOICES, ValueError, "it must be one of constant, reflect, edge, circular"),
     "method": (NOT_CHOICES, ValueError, "it must be one of nearest, nearest-exact, linear, cubic"),
+    "sample method": (NOT_CHOICES, ValueError, "it must be one of nearest, linear, cubic"),
+    "sample padding": (
+        [*NOT_PADDING, *NOT_CHOICES, "constant"],
+        ValueError,
+        "it must be one of zeros, edge, reflect, mirror, circular",
+    ),
     "groups": (NOT_COUNTS, ValueError, "it must be an int of at least 1"),
     "eps": ([-1e-9, *NOT_NUMBERS], ValueError, "it must be a finite Python number of at least 0"),
     "rate": ([-0.1, 1.1, *NOT_NUMBERS], ValueError, "a finite Python number from 0 to 1"),
@@ -95,7 +102,8 @@ def wrong_options(name):
     if name == "conv_general_dilated":
         return  # lax reads them
     for option, parameter in inspect.signature(PUBLIC[name]).parameters.items():
-        values, kind, fitting = BY_NAME.get(option, ([], None, ""))
+        known = BY_NAME.get(option, ([], None, ""))
+        values, kind, fitting = BY_NAME.get(f"{name} {option}", known)
         if fitting.startswith(AN_INT) and parameter.default is not None:
             values = [None, *values]
         for value in values:
@@ -324,7 +332,7 @@ WRONG = [
     *(
         (name, dict(padding=wrong), ValueError, rf"^padding: got '{wrong}'; the names are VALID, SAME, SAME_LOWER, FULL$")
         for name in FUNCTIONS
-        if "padding" in inspect.signature(PUBLIC[name]).parameters and name not in ("pad", "conv_general_dilated")
+        if "padding" in inspect.signature(PUBLIC[name]).parameters and name not in ("pad", "conv_general_dilated", "sample")
         for wrong in ["same", "", "SAMEISH", "VALID "]
     ),
     ("pad", dict(padding="SAME"), ValueError, r"^padding: got 'SAME'; it must be an int, a sequence of 2 ints, or of 2 pairs \(before, after\)$"),
@@ -335,6 +343,16 @@ WRONG = [
     *(("pad", dict(value=wrong), TypeError, r"^value: got \w+; it must be a number$") for wrong in [None, True, "1", 1j, np.complex64(1), np.array(1.0), (1.0,), C[0]]),
     ("resize", dict(method="nearest", antialias=True), ValueError, r"^antialias: got True with method='nearest', which copies pixels; it must be False, or the method linear or cubic$"),
     ("resize", dict(align_corners=True, antialias=True), ValueError, r"^antialias: got True with align_corners=True; at most one of them may be True$"),
+    ("sample", dict(x=X[:, :0]), ValueError, r"^x: got the spatial size \(0, 6\); every axis needs a position$"),
+    ("sample", dict(x=X[0, 0]), ValueError, r"^x: got the shape \(6, 4\); with 2 spatial axes it must be"),
+    ("sample", dict(positions=ones(())), ValueError, r"^positions: got the shape \(\); it must be \(\*batch, \*out, D\) with D of 1, 2 or 3$"),
+    *(("sample", dict(positions=ones((2, 3, wrong))), ValueError, rf"^positions: got the shape \(2, 3, {wrong}\); it must be") for wrong in [0, 4]),
+    *(("sample", dict(positions=ones(wrong)), ValueError, rf"^positions: got the shape {re.escape(str(wrong))}; for x of shape \(2, 6, 6, 4\) it must be \(2, \*out, 2\) with at least one axis in out$") for wrong in [(2, 2), (3, 3, 2), (2,)]),
+    ("sample", dict(x=X[None], positions=ones((1, 2, 3, 3)), method="cubic"), ValueError, r"^x: got the shape|^positions: got the shape|^method: got 'cubic' with positions in 3 dimensions; there it must be 'nearest' or 'linear'$"),
+    ("sample", dict(x=X.astype("float32"), positions=ones((2, 3, 2), "bfloat16")), TypeError, r"^positions: got bfloat16, but x is float32; .* as in positions\.astype\(x\.dtype\)$"),
+    ("sample", dict(x=X.astype("bfloat16"), positions=ones((2, 3, 2), "float16")), TypeError, r"^positions: got float16, but x is bfloat16; the arrays of one call share a dtype"),
+    *(("normalized_positions", dict(grid=ones(wrong)), ValueError, rf"^grid: got the shape {re.escape(str(wrong))}; it must be \(\.\.\., D\) with D of 1, 2 or 3$") for wrong in [(), (3, 0), (2, 4)]),
+    *(("affine_positions", dict(matrix=ones(wrong)), ValueError, rf"^matrix: got the shape {re.escape(str(wrong))}; it must be \(\*batch, D, D \+ 1\) with D of 1, 2 or 3$") for wrong in [(), (3,), (2, 2), (3, 2), (0, 1), (4, 5)]),
     # Axes.
     *(
         (name, dict(axis=wrong), ValueError, rf"^axis: got {re.escape(repr(wrong))}; for x of shape {re.escape(str(shape))} axes are distinct ints from {-len(shape)} to {len(shape) - 1}$")

@@ -870,7 +870,9 @@ def test_everything_public_is_exported_and_documented():
         assert inspect.getdoc(f).splitlines()[0].endswith("."), name
         if "_as_" not in name and name != "j_19_first_term":
             assert "Implemented by" in f.__doc__, name
-            assert any(f"[{key}]" in f.__doc__ for key in ["GBC", "J", "B", "H", "S"]), name
+            assert any(f"[{key}]" in f.__doc__ for key in ["GBC", "J", "B", "H", "S", "ST", "K"]), (
+                name
+            )
 
 
 M = np.ones((3, 4))
@@ -896,6 +898,8 @@ MISFITS = {
     "h_e8_9, shapes": lambda: eq.h_e8_9(M, 1, M.T),
     "s_stride, border": lambda: eq.s_stride(M, np.ones((2, 2)), 2),
     "s_flipped_as_drawn, 2×2": lambda: eq.s_flipped_as_drawn(M),
+    "st_1, matrix": lambda: eq.st_1(M, np.ones((1, 2))),
+    "st_3, points": lambda: eq.st_3(M, M, one),
 }
 
 

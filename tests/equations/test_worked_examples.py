@@ -19,6 +19,7 @@ from worked import filters, kernel, kernels, maps, matrix, one_map, planes, pull
 
 from cnnvjp import (
     add_bias,
+    affine_positions,
     avg_pool,
     conv,
     conv_kernel_grad,
@@ -33,6 +34,7 @@ from cnnvjp import (
     pad,
     relu,
     repeat,
+    sample,
     scale,
     sigmoid,
     silu,
@@ -484,6 +486,61 @@ def conversion_to_a_vector():
 @agrees_with(j_9=lambda equation: equation(X[0], X[1]))
 def error():
     yield half_squared_error(X[1], X[0])
+
+
+# ------------------------------------------------------------------------------------------
+# Sampling at real positions, of which the sources give x before y, and this library rows first
+# ------------------------------------------------------------------------------------------
+
+POINTS = RNG.uniform(-1.5, 7.5, (9, 2))  # in the 5×7 image and around it
+MATRIX = random(2, 3)
+
+
+def at_points(f):
+    """A function of an image and of points, as one of x and positions."""
+    return lambda x, points: f(x, jnp.flip(points, -1))
+
+
+@agrees_with(
+    st_5=lambda equation: equation(X, POINTS),
+    st_3=lambda equation: equation(X, POINTS, lambda d: max(1 - abs(d), 0)),
+)
+def bilinear_sampling():
+    yield at_points(sample)(one_map(X), POINTS)[:, 0]
+
+
+@agrees_with(st_4=lambda equation: equation(X, POINTS))
+def sampling_the_nearest():
+    yield at_points(functools.partial(sample, method="nearest"))(one_map(X), POINTS)[:, 0]
+
+
+@agrees_with(k_kernel=lambda equation: [equation(d, -0.75) for d in np.ravel(POINTS) - 2])
+def cubic_sampling_of_one_pixel():
+    one = jnp.zeros((6, 1)).at[2].set(1.0)
+    yield sample(one, jnp.ravel(POINTS)[:, None], method="cubic")[:, 0]
+
+
+@agrees_with(st_6=lambda equation: equation(POINTS, X.shape))
+def sampling_gradients_of_each_output():
+    each = jnp.asarray(POINTS)[:, None]  # of an image of its own
+    images = jnp.broadcast_to(one_map(X), (9, 5, 7, 1))
+    yield pull_back(at_points(sample), images, each, dy=jnp.ones((9, 1, 1)))[0][..., 0]
+
+
+@agrees_with(st_7=lambda equation: equation(X, POINTS))
+def sampling_gradient_of_the_points():
+    yield pull_back(at_points(sample), one_map(X), jnp.asarray(POINTS), dy=jnp.ones((9, 1)))[1]
+
+
+@agrees_with(
+    st_1=lambda equation: equation(
+        MATRIX, [((2 * j - 2) / 3, (2 * i - 3) / 4) for i in range(4) for j in range(3)]
+    )
+)
+def affine_points():
+    positions = affine_positions(MATRIX, (4, 3), (5, 7))
+    points = (2 * np.asarray(positions)[..., ::-1] + 1) / [7, 5] - 1
+    yield points.reshape(-1, 2)
 
 
 # ------------------------------------------------------------------------------------------

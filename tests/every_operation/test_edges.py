@@ -55,6 +55,7 @@ from cnnvjp import (
     prelu,
     repeat,
     resize,
+    sample,
     sigmoid_cross_entropy,
     softmax,
     softmax_cross_entropy,
@@ -520,7 +521,9 @@ MAY_NEED_POSITIONS = ["conv", "conv_transpose", "conv_kernel_grad", "max_pool", 
 MAY_NEED_POSITIONS += ["max_unpool", "avg_pool", "sum_pool", "lp_pool", "weighted_avg_pool"]
 MAY_NEED_POSITIONS += ["global_max_pool", "global_avg_pool", "adaptive_avg_pool", "upsample"]
 MAY_NEED_POSITIONS += ["adaptive_max_pool", "downsample", "resize", "pad", "unfold", "batch_norm"]
+MAY_NEED_POSITIONS += ["sample"]
 NEEDS_CHANNELS = ["conv", "conv_kernel_grad", "conv_general_dilated", "softmax_cross_entropy"]
+NEEDS_CHANNELS += ["sample"]  # whose positions are cut too
 
 
 def without_channels(arrays):
@@ -654,6 +657,7 @@ PLANE = jax.ShapeDtypeStruct((1, SIDE, SIDE, 2), "float16")
 WIDE_PLANE = jax.ShapeDtypeStruct((1, 2**6, 2**26, 2), "float16")
 VOLUME = jax.ShapeDtypeStruct((1, 2048, 1024, 1024, 2), "float16")
 CHANNELS = jax.ShapeDtypeStruct((2,), "float16")
+PLACES = jax.ShapeDtypeStruct((1, 5, 2), "float32")
 KERNEL = lambda *size: jax.ShapeDtypeStruct((*size, 2), "float16")
 
 # Of planes with 2³² positions, and volumes with 2³¹, which no index may name
@@ -679,6 +683,10 @@ LARGE = [
     (lambda x: upsample(x, 2), PLANE),
     (lambda x: repeat(x, 2), PLANE),
     (lambda x: resize(x, (SIDE + 3, SIDE // 2)), PLANE),
+    *(
+        (lambda x, p, method=method: sample(x, p, method=method), PLANE, PLACES)
+        for method in ("nearest", "linear", "cubic")
+    ),
     (lambda x: pad(x, 1, mode="reflect"), PLANE),
     (lambda x: pixel_unshuffle(x, 2), PLANE),
     (lambda x: unfold(x, 2), PLANE),
