@@ -12,8 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from benchmark_suite import BATCH_NORM, CROSS_ENTROPY, GELU, GROUP_NORM, LAYER_NORM, MAX, Layer
+from benchmark_suite import (
+    BATCH_NORM,
+    CROSS_ENTROPY,
+    GELU,
+    GROUP_NORM,
+    LAYER_NORM,
+    MAX,
+    SAMPLING,
+    Layer,
+)
 from jax import lax
+from jax.scipy.ndimage import map_coordinates
 
 import cnnvjp
 
@@ -45,6 +55,9 @@ def layer_arrays(layer: Layer) -> dict[str, np.ndarray]:
         arrays |= {name: rng.standard_normal(channels, np.float32) for name in ("gamma", "beta")}
     elif layer.family == CROSS_ENTROPY:
         arrays["labels"] = rng.integers(layer.x[-1], size=layer.x[:-1], dtype=np.int32)
+    elif layer.family == SAMPLING:  # in the image, and a little beyond its edges
+        grid = rng.uniform(-1.05, 1.05, (*layer.x[:-1], len(layer.x) - 2))
+        arrays["grid"] = grid.astype(np.float32)
     y = jax.eval_shape(both_sides(layer)[OURS], *arrays.values())
     return arrays | {"dy": rng.standard_normal(y.shape, np.float32)}
 
@@ -85,6 +98,7 @@ def both_sides(layer: Layer) -> dict[str, Function]:
             ),
             AUTODIFF: functools.partial(_flax_group_norm, groups=layer.groups),
         },
+        SAMPLING: {OURS: _sampled, AUTODIFF: _map_coordinates},
         GELU: {OURS: cnnvjp.gelu, AUTODIFF: jax.nn.gelu},
         CROSS_ENTROPY: {
             OURS: cnnvjp.softmax_cross_entropy,
@@ -139,6 +153,21 @@ def _poolings(layer: Layer) -> dict[str, Function]:
         OURS: lambda x: cnnvjp.avg_pool(x, layer.kernel, **options),
         AUTODIFF: lambda x: lax.reduce_window(x, 0.0, lax.add, window, strides, edges) / taps,
     }
+
+
+def _sampled(x: jax.Array, grid: jax.Array) -> jax.Array:
+    return cnnvjp.sample(x, cnnvjp.normalized_positions(grid, x.shape[1:-1]))
+
+
+def _map_coordinates(x: jax.Array, grid: jax.Array) -> jax.Array:
+    size = jnp.array(x.shape[1:-1], x.dtype)
+    positions = jnp.moveaxis(((grid[..., ::-1] + 1) * size - 1) / 2, -1, 0)
+
+    def channel(plane: jax.Array, positions: jax.Array) -> jax.Array:
+        return map_coordinates(plane, list(positions), order=1)
+
+    image = jax.vmap(channel, (-1, None), -1)
+    return jax.vmap(image, (0, 1))(x, positions)
 
 
 def _flax_norm(

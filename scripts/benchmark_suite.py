@@ -15,6 +15,7 @@ DENSE, DEPTHWISE, GROUPED = "dense", "depthwise", "grouped"
 MAX, AVERAGE, AVERAGE_2 = "max pooling", "average pooling", "2×2 average pooling"
 BATCH_NORM, LAYER_NORM, GROUP_NORM = "batch norm", "layer norm", "group norm"
 GELU, CROSS_ENTROPY = "gelu", "softmax cross-entropy"
+SAMPLING = "bilinear sampling"
 
 PerAxis = int | tuple[int, ...]
 
@@ -91,6 +92,8 @@ class Layer:
         """
         if self.maps:
             return ("forward", "input gradient", "kernel gradient")
+        if self.family == SAMPLING:
+            return ("forward", "forward and backward")
         if self.family in (AVERAGE, AVERAGE_2):
             return ("forward and backward", "backward")
         return ("forward and backward",)
@@ -210,6 +213,9 @@ LAYERS = (
     # One label an image, and one a pixel (Ronneberger et al. 2015)
     Layer("ResNet-50", "loss", CROSS_ENTROPY, (256, 1000)),
     Layer("U-Net", "loss", CROSS_ENTROPY, (4, 388, 388, 2)),
+    # Jaderberg et al. 2015: a picture's pixels, and maps', at as many places as there are
+    Layer("spatial transformer", "image 64", SAMPLING, (32, 64, 64, 3)),
+    Layer("spatial transformer", "maps 64", SAMPLING, (8, 64, 64, 32)),
 )
 
 

@@ -18,6 +18,7 @@ from benchmark_suite import (
     LAYER_NORM,
     MAX,
     MOBILENET,
+    SAMPLING,
     UNET,
     UNET_BOTTOM,
     VGG,
@@ -50,6 +51,8 @@ def layer_tensors(layer: Layer) -> Tensors:
         tensors |= {"gamma": torch.randn(channels), "beta": torch.randn(channels)}
     elif layer.family == CROSS_ENTROPY:
         tensors["labels"] = torch.randint(channels, (n, *space))
+    elif layer.family == SAMPLING:
+        tensors["grid"] = 2.1 * torch.rand(n, *space, len(space)) - 1.05
     return tensors | {"dy": torch.randn_like(layer_function(layer)(*tensors.values()))}
 
 
@@ -76,6 +79,7 @@ def layer_function(layer: Layer) -> Callable[..., torch.Tensor]:
         BATCH_NORM: batch_norm,
         LAYER_NORM: layer_norm,
         GROUP_NORM: group_norm,
+        SAMPLING: lambda x, grid: functional.grid_sample(x, grid, align_corners=False),
         GELU: lambda x: functional.gelu(x, approximate="tanh"),
         CROSS_ENTROPY: lambda x, labels: functional.cross_entropy(x, labels, reduction="none"),
     }
@@ -93,6 +97,8 @@ def layer_pass(layer: Layer, what: str, tensors: Tensors, *, compiled: bool = Fa
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
 
     def contiguous(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor is tensors.get("grid"):  # whose last axis are coordinates
+            return tensor
         form = formats.get(tensor.ndim, torch.contiguous_format)
         return tensor.contiguous(memory_format=form)
 
@@ -107,6 +113,8 @@ def layer_pass(layer: Layer, what: str, tensors: Tensors, *, compiled: bool = Fa
         return lambda: back(dy, x, w, None, *options, wanted)[wanted.index(True)]
     if compiled:
         f = torch.compile(f)
+    if what == "forward":
+        return lambda: f(*operands)
     floats = [operand.requires_grad_() for operand in operands if operand.is_floating_point()]
     if what == "backward":
         y = f(*operands)

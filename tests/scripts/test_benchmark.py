@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib")
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 FAMILIES = [
     "dense", "depthwise", "grouped", "max pooling", "average pooling", "2×2 average pooling",
-    "batch norm", "layer norm", "group norm", "gelu", "softmax cross-entropy",
+    "batch norm", "layer norm", "group norm", "gelu", "softmax cross-entropy", "bilinear sampling",
 ]  # fmt: skip
 NAMES = ["lenet5", "resnet", "mobilenet", "vgg", "convnext", "unet"]
 LONG = ["resnet", "mobilenet"]  # to compile
@@ -80,7 +80,10 @@ def test_the_draw_is_even_and_measurable(unseen):
     assert len(drawn) >= 40 and drawn == unseen.draw(unseen.SEED)
     kinds = collections.Counter(map(unseen.kind, drawn))
     assert len(kinds) == 17 and set(kinds.values()) == {unseen.PER_KIND}
-    assert {layer.family for layer in drawn} >= set(FAMILIES) - {"2×2 average pooling"}
+    assert {layer.family for layer in drawn} >= set(FAMILIES) - {
+        "2×2 average pooling",
+        "bilinear sampling",
+    }
     for kind in kinds:
         networks = {layer.network for layer in drawn if unseen.kind(layer) == kind}
         assert len(networks) >= 2, kind
@@ -179,7 +182,7 @@ def test_torch_computes_the_same(benchmark, unseen, torch_side, family):
     def channels_second(name, array):
         if name == "w":
             return array.transpose(-1, -2, *range(array.ndim - 2))
-        return array if name in ("gamma", "beta", "labels") else np.moveaxis(array, -1, 1)
+        return array if name in ("gamma", "beta", "labels", "grid") else np.moveaxis(array, -1, 1)
 
     for layer in small_layers(unseen, family):
         arrays = layer_arrays(layer)
