@@ -59,9 +59,10 @@ def sample(
         x: images, (*batch, *spatial, C), with any number of batch axes.
         positions: (*batch, *out, D), with at least one axis in `out`, in pixels along the
             spatial axes, rows first; 0 is the centre of the first pixel. D is 1, 2 or 3. Of x's
-            dtype; of float32 or x's if x has 16 bits, which tell 256 pixels apart and no
-            fraction of them. A position that is NaN has a value of 0 with "zeros", and
-            otherwise that of the first pixel, and so has an infinite one, except with "edge".
+            dtype, or of float32 if that has 16 bits: bfloat16 has no fractions of a pixel beyond
+            pixel 128, float16 beyond 1024. At NaN, and at infinity with the periodic paddings
+            "reflect", "mirror" and "circular", the value is that of the first pixel with a
+            gradient of 0, or 0 with "zeros".
         method: "nearest", "linear" or "cubic".
         padding: "zeros", "edge", "reflect", "mirror" or "circular".
 

@@ -457,11 +457,11 @@ def test_agrees_with_the_pytorch_that_is_installed(rng, size, out, padding_mode,
     functional = torch.nn.functional
     ndim = len(size)
     matrix = rng.normal(size=(2, ndim, ndim + 1))
-    theirs = functional.affine_grid(torch.tensor(matrix), (2, 1, *size), align_corners)
-    n = np.array(size)
-    grid = 2 * affine_positions(jnp.asarray(matrix), size, align_corners=align_corners)
-    scaled = grid / np.maximum(n - 1, 1) - 1 if align_corners else (grid + 1) / n - 1
-    if min(size) > 1 or not align_corners:
+    if min(size) > 1 or not align_corners:  # PyTorch warns of one pixel between two corners
+        theirs = functional.affine_grid(torch.tensor(matrix), (2, 1, *size), align_corners)
+        positions = affine_positions(jnp.asarray(matrix), size, align_corners=align_corners)
+        n, grid = np.array(size), 2 * np.asarray(positions)
+        scaled = grid / (n - 1) - 1 if align_corners else (grid + 1) / n - 1
         assert_close(scaled[..., ::-1], theirs.numpy())
     for mode in ["nearest", "bilinear", "bicubic"][: 3 if ndim == 2 else 2]:
         x = torch.tensor(rng.normal(size=(2, 3, *size)), requires_grad=True)
