@@ -304,6 +304,8 @@ def test_elastic_deformation():
             np.testing.assert_allclose(
                 moved.mean() / (fields**2).mean(), np.exp(-((d / 8) ** 2)), atol=0.04
             )
+    squares = (lengths**2).mean(0)  # as large at the corners as in the middle
+    np.testing.assert_allclose(squares, squares.mean(), rtol=0.25)
     assert abs(np.corrcoef(fields[..., 0].ravel(), fields[..., 1].ravel())[0, 1]) < 0.05
 
     positions = where_each_pixel_is_from(
@@ -335,18 +337,18 @@ def test_devices_warp_their_own_images(rng):
 
 
 def test_each_step_is_augmented_by_keys_of_its_own(monkeypatch):
-    """Shifts, flips and warps have another one each, in every step, and by every seed."""
+    """Each of the five random draws has another one, in every step, and by every seed."""
     keys = []
 
-    def noting(augment):
+    def noting(draw):
         def noted(key, *arguments, **options):
             keys.append(jax.random.key_data(key).tobytes())
-            return augment(key, *arguments, **options)
+            return draw(key, *arguments, **options)
 
         return noted
 
-    for name in ("shifted", "flipped", "warped"):
-        monkeypatch.setattr(batches, name, noting(getattr(batches, name)))
+    for name in ("randint", "bernoulli", "uniform", "normal"):
+        monkeypatch.setattr(jax.random, name, noting(getattr(jax.random, name)))
     images = np.arange(4 * 5 * 5, dtype="uint8").reshape(4, 5, 5, 1)
     results = set()
     for _ in range(2):
@@ -354,7 +356,7 @@ def test_each_step_is_augmented_by_keys_of_its_own(monkeypatch):
             amounts = dict(rotate=20.0, zoom=1.2, elastic=1.0)
             result = batches.augmented(seed, np.int32(number), images, 2, True, **amounts)
             results.add(np.asarray(result).tobytes())
-    assert len(keys) == 24 and len(set(keys)) == 12
+    assert len(keys) == 40 and len(set(keys)) == 20
     assert len(results) == 4
     assert (batches.augmented(0, np.int32(0), images, 0, False) == images).all()
 
