@@ -37,7 +37,8 @@
 # 7. the **weights' gradients** branch off on the way;
 # 8. finite differences agree with the gradient of the whole network;
 # 9. a model of your own, with batch normalization and dropout, takes some twenty lines;
-# 10. what a convolution has learned it knows **everywhere**, and a layer that shares no weights does not.
+# 10. what a convolution has learned it knows **everywhere**, and a layer that shares no weights does not;
+# 11. gradients also reach the **positions** at which an image is read, so that a network learns to straighten rotated digits.
 #
 # | key | source |
 # | --- | --- |
@@ -772,8 +773,206 @@ changed = (kernels_before["unshared"] != kernels_after["unshared"]).any((-4, -3,
 assert changed[:, :10].any() and not changed[:, 12:].any()
 
 # %% [markdown]
+# ## 11. A network that straightens its images
+#
+# **Claim.** A network can learn where to look. `sample` reads an image at real positions, and its gradient reaches the positions too. With it a network learns from the labels alone to undo rotations.
+#
+# This is a *spatial transformer* (Jaderberg et al., *Spatial Transformer Networks*, 2015). A small network sees the image and predicts a $2 \times 3$ matrix $A$. `affine_positions` multiplies the coordinates $o$ of each output pixel by it, and `sample` reads the image $x$ at the resulting positions $p$, by interpolation with the kernel $k(d) = \max(1 - |d|, 0)$ along both axes:
+#
+# $$p = A \begin{pmatrix} o \\ 1 \end{pmatrix}, \qquad y_p = \sum_m k(p - m)\, x_m$$
+#
+# The digits are rotated by up to 60° either way, anew for each batch.
+
+
+# %%
+REACH = np.deg2rad(60)
+
+
+def matrices(angles):
+    """(N, 2, 3): rotations, counterclockwise in the image that is read."""
+    zeros = jnp.zeros_like(angles)
+    rows = (jnp.cos(angles), -jnp.sin(angles), zeros), (jnp.sin(angles), jnp.cos(angles), zeros)
+    return jnp.stack([jnp.stack(row, -1) for row in rows], -2)
+
+
+@jax.jit
+def rotated(images, angles):
+    return cnnvjp.sample(images, cnnvjp.affine_positions(matrices(angles), images.shape[1:3]))
+
+
+angles = np.random.default_rng(2).uniform(-REACH, REACH, len(testing))
+x_rotated = rotated(x_test, angles)
+
+# %% [markdown]
+# The classifier is a softmax regression, a single dense layer, which is too weak for rotated digits. `front=True` puts a transformer in front of it. The transformer's last layer starts with zero weights and the bias $(1, 0, 0, 0, 1, 0)$, the identity matrix, so that at first the image stays as it is. (Then every position is an integer, where the kernel has a kink; `sample` takes the derivative from the right.)
+
+
+# %%
+def regression(front):
+    def init(key, input_shape):
+        params = {"w": jnp.zeros((400, 10)), "b": jnp.zeros(10)}
+        if front:
+            he = jax.nn.initializers.he_normal(dtype=jnp.float64)
+            key1, key2, key3 = jax.random.split(key, 3)
+            params |= {"w1": he(key1, (5, 5, 1, 8)), "b1": jnp.zeros(8)}
+            params |= {"w2": he(key2, (5, 5, 8, 8)), "b2": jnp.zeros(8)}
+            params |= {"w3": he(key3, (32, 32)), "b3": jnp.zeros(32)}
+            params |= {"w4": jnp.zeros((32, 6)), "b4": jnp.eye(2, 3).ravel()}
+        return params, {}
+
+    def forward(params, state, x, named, *, train, key):
+        if front:
+            a = x
+            for w, b in (("w1", "b1"), ("w2", "b2")):
+                n = cnnvjp.add_bias(cnnvjp.conv(a, params[w]), params[b])
+                a = cnnvjp.max_pool(cnnvjp.relu(n), 2)
+            a = cnnvjp.relu(cnnvjp.dense(cnnvjp.flatten(a), params["w3"], params["b3"]))
+            matrix = cnnvjp.dense(a, params["w4"], params["b4"]).reshape(-1, 2, 3)
+            matrix = named("matrix", matrix)
+            positions = named("positions", cnnvjp.affine_positions(matrix, x.shape[1:3]))
+            x = named("straight", cnnvjp.sample(x, positions))
+        return named("logits", cnnvjp.dense(cnnvjp.flatten(x), params["w"], params["b"])), state
+
+    return Model.named(init, forward)
+
+
+def learn(model):
+    """Trains on rotated digits; returns the parameters and the accuracy on the test images."""
+    passes, batches = 20, len(training) // BATCH
+    optimizer = optax.adam(optax.cosine_decay_schedule(6e-3, passes * batches))
+    train_state = train.create(jax.random.key(0), model, optimizer, (20, 20, 1))
+    step = train.make_train_step(model, softmax_cross_entropy, optimizer)
+    drawn = np.random.default_rng(3)
+    for _ in range(passes):
+        for batch in drawn.permutation(training)[: batches * BATCH].reshape(-1, BATCH):
+            x = rotated(images[batch], drawn.uniform(-REACH, REACH, BATCH))
+            train_state, _ = step(train_state, (x, labels[batch]), jax.random.key(0))
+    evaluate = train.make_eval_step(model, softmax_cross_entropy)
+    return train_state.params, float(evaluate(train_state, (x_rotated, t_test))["accuracy"])
+
+
+straightener = regression(front=True)
+_, accuracy_alone = learn(regression(front=False))
+straight_params, accuracy_behind = learn(straightener)
+print(f"softmax regression by itself: {accuracy_alone:.0%} of the rotated test images")
+print(f"behind the transformer: {accuracy_behind:.0%}")
+assert accuracy_behind > accuracy_alone + 0.08
+
+# %% [markdown]
+# The angles were never given to it. To see that it has found them, take the rotation nearest to each predicted matrix: an image that was rotated by $\alpha$ should be turned back by about $-\alpha$.
+
+# %%
+found = jax.jit(straightener.intermediates)(straight_params, {}, x_rotated)
+A = np.asarray(found["matrix"])
+turned_by = np.arctan2(A[:, 1, 0] - A[:, 0, 1], A[:, 0, 0] + A[:, 1, 1])
+left_over = angles + turned_by
+
+correlation = np.corrcoef(angles, turned_by)[0, 1]
+print(f"correlation of the angles and the turns back: {correlation:.1f}")
+assert correlation < -0.8
+assert left_over.std() < 0.6 * angles.std()
+
+# %% cellView="form" jupyter={"source_hidden": true}
+# @title Drawing
+chosen = [max(np.flatnonzero(t_test == digit), key=lambda i: abs(angles[i])) for digit in range(10)]
+sheet = plot.Sheet(9.4, 5.3, "Rotated digits, straightened; the angles and the turns back.", cell=1)
+for row, (name, maps_of, degrees) in enumerate(
+    (("rotated", x_rotated, angles), ("straightened", found["straight"], left_over))
+):
+    top = 0.35 + 1.1 * row
+    sheet.text(0.1, top + 0.36, name, 0.13, ha="left")
+    for k, i in enumerate(chosen):
+        left = 1.35 + 0.8 * k
+        picture = np.asarray(maps_of[i, ..., 0])
+        sheet.image(left, top, 0.74, 0.74, picture, limits=(0, 1), colours=GREYS)
+        turn = f"{np.rad2deg(degrees[i]):+.0f}°".replace("-", "−")
+        sheet.text(left + 0.37, top - 0.12, turn, 0.12, color=plot.NAME)
+axes = sheet.figure.add_axes((0.3, 0.1, 0.4, 0.44), facecolor=plot.PAPER)
+axes.plot(np.rad2deg(angles), np.rad2deg(turned_by), ".", color=BLUE, markersize=4)
+axes.plot((-60, 60), (60, -60), color=ORANGE, linewidth=1)
+axes.set_xlabel("rotated by, degrees", fontsize=9, color=plot.NAME)
+axes.set_ylabel("turned back by, degrees", fontsize=9, color=plot.NAME)
+axes.tick_params(labelsize=8, color=plot.LINE, labelcolor=plot.NAME)
+axes.spines[:].set(color=plot.LINE, linewidth=0.8)
+sheet
+
+# %% [markdown]
+# Above each digit is its rotation, before and after. The transformer also enlarges, shears and shifts the digits as helps the regression, and leaves part of the rotation where the digit can be read all the same: a 0 most of all.
+#
+# ### The sensitivities of positions
+#
+# A perturbation gives the sensitivity of the positions as of any other value. By the equations it is the slope of the interpolated image times the sensitivity of the output pixel, and that of the matrix is a sum over all pixels (Jaderberg et al., 7 and 1):
+#
+# $$\frac{\partial F}{\partial p} = \delta_p \sum_m \frac{\partial k(p - m)}{\partial p}\, x_m, \qquad \frac{\partial F}{\partial A} = \sum_o \frac{n}{2}\, \frac{\partial F}{\partial p} \begin{pmatrix} o \\ 1 \end{pmatrix}^{\!\top}$$
+#
+# One unit of the coordinates $o$, which go from −1 to 1 across the image, is $n/2$ pixels. (Positions have rows first, the matrix columns first.) The image is the test image with the largest loss.
+
+
+# %%
+@jax.jit
+def straightener_sensitivities(x, t):
+    """∂F/∂value for every named value."""
+
+    def loss(perturbations):
+        logits, _ = straightener.apply(
+            straight_params, {}, x, train=False, perturbations=perturbations
+        )
+        return softmax_cross_entropy(logits, t).sum()
+
+    values = straightener.intermediates(straight_params, {}, x)
+    return values, jax.grad(loss)(jax.tree.map(jnp.zeros_like, values))
+
+
+worst = int(jnp.argmax(softmax_cross_entropy(found["logits"], t_test)))
+x, t = x_rotated[worst : worst + 1], t_test[worst : worst + 1]
+values, d = straightener_sensitivities(x, t)
+
+beyond = np.pad(np.asarray(x[0, ..., 0]), 20)  # zeros, where positions leave the image
+p = np.asarray(values["positions"][0])
+i, j = np.floor(p).astype(int).transpose(2, 0, 1) + 20
+f, g = (p - np.floor(p)).transpose(2, 0, 1)
+upper_left, upper_right = beyond[i, j], beyond[i, j + 1]
+lower_left, lower_right = beyond[i + 1, j], beyond[i + 1, j + 1]
+upper, lower = (1 - g) * upper_left + g * upper_right, (1 - g) * lower_left + g * lower_right
+left, right = (1 - f) * upper_left + f * lower_left, (1 - f) * upper_right + f * lower_right
+
+dy = np.asarray(d["straight"][0, ..., 0])
+dp = np.stack([dy * (lower - upper), dy * (right - left)], -1)
+agree(sample=values["straight"][0, ..., 0], by_hand=(1 - f) * upper + f * lower)
+agree(sensitivity=d["positions"][0], by_hand=dp)
+
+o = (2 * np.arange(20) + 1 - 20) / 20
+columns, rows = np.meshgrid(o, o)
+d_matrix = [[np.sum(10 * dp[..., axis] * c) for c in (columns, rows, 1)] for axis in (1, 0)]
+agree(sensitivity=d["matrix"][0], by_hand=d_matrix)
+
+# %% cellView="form" jupyter={"source_hidden": true}
+# @title Drawing
+sheet = plot.Sheet(9.4, 4.3, "Where an image is read, and where the loss pulls.", cell=1)
+axes = sheet.figure.add_axes((0.02, 0.03, 0.5, 0.88))
+axes.imshow(np.asarray(x[0, ..., 0]), cmap=GREYS, vmin=0, vmax=1.6)
+pull = -dp / np.abs(dp).max()
+axes.plot(p[..., 1].ravel(), p[..., 0].ravel(), ".", color=BLUE, markersize=2)
+axes.quiver(p[..., 1], p[..., 0], pull[..., 1], pull[..., 0], color=ORANGE, angles="xy", scale=14)
+axes.set_title(r"$x$, and at each $p$ an arrow $-\partial F/\partial p$", fontsize=10)
+axes.set(xlim=(-0.5, 19.5), ylim=(19.5, -0.5))
+axes.axis("off")
+largest = np.abs(dy).max()
+for top, title, picture, limits, colours in (
+    (0.35, "$y$, what is read", values["straight"][0, ..., 0], (0, 1.6), GREYS),
+    (2.4, r"$\delta = \partial F/\partial y$", dy, (-largest, largest), SIGNS),
+):
+    sheet.image(6, top, 1.7, 1.7, np.asarray(picture), limits=limits, colours=colours)
+    sheet.text(7.9, top + 0.85, title, 0.14, ha="left")
+sheet
+
+# %% [markdown]
+# Each arrow points to where its pixel should have been read for a lower loss. Where the image is flat there is none: only the two nearest pixels along each axis contribute to a position's sensitivity.
+
+# %% [markdown]
 # ## Try it
 #
 # 1. Follow an image that the network reads well. How long are its sensitivities?
 # 2. Use `models.textbook(activation=cnnvjp.tanh)`. Which lines of section 6 must change?
 # 3. Check the gradient with respect to the *image* by differences, as in section 8. It fails. Look at the blank corners: how many entries of a window are largest there, and which of them does max pooling's gradient choose? Does `ties="split"` of `cnnvjp.max_pool` help?
+# 4. Let the transformer of section 11 predict one angle instead of six numbers, and build its matrix with `matrices`. Which is the better reader, and which finds the angles better?

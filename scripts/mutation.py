@@ -184,7 +184,7 @@ SLOW = {
     ),
     RUNS: (
         "test_signals_stop_a_run_which_goes_on",
-        "test_the_statistics_of_batch_normalization_go_on_too",
+        "test_statistics_and_random_warps_go_on_too",
         "test_kills_leave_whole_files_and_a_run_that_goes_on",
         "test_two_processes_train_as_one",
     ),

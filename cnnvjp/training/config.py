@@ -46,11 +46,20 @@ class Config:
     """Training images are moved by up to so many pixels along both axes, anew each time."""
     flip: bool = False
     """Training images are mirrored, left to right, half of the time."""
+    rotate: float = 0.0
+    """Training images are rotated by up to this many degrees in either direction, anew each
+    time."""
+    zoom: float = 1.0
+    """Training images are enlarged or reduced by up to this factor, anew each time: with 1.2, by
+    1/1.2 to 1.2."""
+    elastic: float = 0.0
+    """Training images are deformed by a smooth random field, anew each time. Its longest
+    displacement is this many pixels."""
     validation: int = 0
     """Training images held out to choose the best epoch by. Without any, the test images choose,
     and what is measured on them for the best epoch is too good."""
     seed: int = 0
-    """Fixes what is held out, the initial parameters, and the images' order, shifts and flips."""
+    """Fixes what is held out, the initial parameters, and the images' order and augmentation."""
     out: Path | None = None
     """Where results go, a new or empty folder. By default runs/MODEL-TIMESTAMP."""
     resume: Path | None = None
@@ -221,6 +230,10 @@ def _check(config: Config) -> None:
         if number < least:
             option = name.replace("_", "-")
             raise UsageError(f"--{option}: got {number}; it must be at least {least}")
+    for name, (least, most) in {"rotate": (0, 180), "zoom": (1, 10), "elastic": (0, 10)}.items():
+        number = getattr(config, name)
+        if not least <= number <= most:
+            raise UsageError(f"--{name}: got {number}; it must be from {least} to {most}")
     if not (math.isfinite(config.learning_rate) and config.learning_rate > 0):
         raise UsageError(
             f"--learning-rate: got {config.learning_rate}; it must be finite and greater than 0"

@@ -273,7 +273,16 @@ def make_prepare(setup: Setup) -> Callable[..., tuple[jax.Array, jax.Array]]:
     def prepare(
         number: jax.Array, images: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        images = augmented(config.seed, number, images, config.shift, config.flip)
+        images = augmented(
+            config.seed,
+            number,
+            images,
+            config.shift,
+            config.flip,
+            rotate=config.rotate,
+            zoom=config.zoom,
+            elastic=config.elastic,
+        )
         x = scaled(images, setup.mean, setup.deviation)
         return x, setup.task.target(x, labels)
 

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import cnnvjp
+from cnnvjp import affine_positions
 
 pytest.importorskip("tyro")
 from matplotlib import font_manager
@@ -22,6 +24,7 @@ from cnnvjp.training import (
     batches,
     config,
     data,
+    devices,
     files,
     formats,
     loop,
@@ -227,26 +230,133 @@ def test_flips():
     assert (mirrored != same).all() and 70 < mirrored.sum() < 130
 
 
+def turned_6_by_8(x):
+    """A quarter turn of images of 6 by 8 pixels within their frame, zeros at the sides."""
+    return np.pad(np.rot90(x, 1, (1, 2))[:, 1:-1], ((0, 0), (0, 0), (1, 1), (0, 0)))
+
+
+def halved_8_by_8(x):
+    """Means of 2 by 2 pixels in the middle, zeros around them."""
+    means = x.reshape(-1, 4, 2, 4, 2, x.shape[-1]).mean((2, 4))
+    return np.pad(means, ((0, 0), (2, 2), (2, 2), (0, 0)))
+
+
+@pytest.mark.parametrize(
+    "size, degrees, factor, expected",
+    [
+        ((6, 8), 0, 1, lambda x: x),
+        ((7, 7), 90, 1, lambda x: np.rot90(x, 1, (1, 2))),
+        ((8, 8), -90, 1, lambda x: np.rot90(x, -1, (1, 2))),
+        ((6, 8), 90, 1, turned_6_by_8),
+        ((6, 8), 180, 1, lambda x: x[:, ::-1, ::-1]),
+        ((8, 8), 0, 1 / 2, halved_8_by_8),
+        ((7, 13), 0, 3, lambda x: x[:, 2:5, 4:9]),  # at every third pixel
+    ],
+)
+def test_rotation_and_zoom_by_hand(rng, size, degrees, factor, expected):
+    """About the centre, counterclockwise, with zeros beyond the edges; bytes are rounded."""
+    images = rng.integers(0, 256, (3, *size, 2)).astype("uint8")
+    angles = jnp.full(3, np.deg2rad(degrees), "float32")
+    matrices = batches.turns(angles, jnp.full(3, factor, "float32"), size)
+    positions, step = affine_positions(matrices, size), max(1, int(factor))
+    for x, most in ((images, 0.5), (images.astype("float32"), 1e-3)):
+        result = batches.read(x, positions)
+        assert result.dtype == x.dtype
+        wanted = expected(x.astype("float64"))
+        np.testing.assert_allclose(result[:, ::step, ::step], wanted, rtol=0, atol=most)
+
+
+def where_each_pixel_is_from(key, count, size, **amounts):
+    """(count, rows, columns, 2): a warped image of its own pixels' rows and columns says it."""
+    rows_and_columns = np.stack(np.indices(size), -1).astype("float32")
+    images = np.broadcast_to(rows_and_columns, (count, *rows_and_columns.shape))
+    return np.asarray(batches.warped(key, jnp.asarray(images), **amounts), "float64")
+
+
+def test_random_rotation_and_zoom():
+    """Each image's own, anywhere within the limits, neither depending on the other."""
+    positions = where_each_pixel_is_from(
+        jax.random.key(0), 400, (17, 17), rotate=40.0, zoom=1.3, elastic=0.0
+    )
+    np.testing.assert_allclose(positions[:, 8, 8], 8, atol=1e-5)
+    across = positions[:, 8, 9] - positions[:, 8, 8]  # rows down, columns to the right
+    down = positions[:, 9, 8] - positions[:, 8, 8]
+    np.testing.assert_allclose(down, np.stack([across[:, 1], -across[:, 0]], -1), atol=1e-5)
+    angles = np.rad2deg(np.arctan2(across[:, 0], across[:, 1]))
+    logarithms = -np.log(np.linalg.norm(across, axis=1)) / np.log(1.3)
+    for amounts, most in ((angles, 40), (logarithms, 1)):
+        assert len(set(amounts.round(6))) > 390
+        assert -most <= amounts.min() < -0.95 * most and 0.95 * most < amounts.max() <= most
+        assert abs(amounts.mean()) < 0.1 * most  # its standard deviation is 0.03
+    assert abs(np.corrcoef(angles, logarithms)[0, 1]) < 0.2
+
+
+def test_elastic_deformation():
+    """No displacement is longer than it may be, one is as long, and neighbours have similar ones."""
+    size, most = (32, 40), 2.0
+    key = jax.random.split(jax.random.key(1), 3)[2]
+    fields = np.asarray(batches.elastic_fields(key, 200, size), "float64")
+    lengths = np.linalg.norm(fields, axis=-1)
+    np.testing.assert_allclose(lengths.max((1, 2)), 1, rtol=1e-6)
+    # Under a Gaussian filter of 4 pixels noise that is d apart has the correlation exp(-(d/8)²).
+    for d in (1, 4, 8):
+        for moved in (fields[:, d:, :] * fields[:, :-d, :], fields[:, :, d:] * fields[:, :, :-d]):
+            np.testing.assert_allclose(
+                moved.mean() / (fields**2).mean(), np.exp(-((d / 8) ** 2)), atol=0.04
+            )
+    squares = (lengths**2).mean(0)  # as large at the corners as in the middle
+    np.testing.assert_allclose(squares, squares.mean(), rtol=0.25)
+    assert abs(np.corrcoef(fields[..., 0].ravel(), fields[..., 1].ravel())[0, 1]) < 0.05
+
+    positions = where_each_pixel_is_from(
+        jax.random.key(1), 200, size, rotate=0.0, zoom=1.0, elastic=most
+    )
+    inside = np.s_[:, 2:-2, 2:-2]
+    displacements = positions - np.stack(np.indices(size), -1)
+    np.testing.assert_allclose(displacements[inside], most * fields[inside], atol=1e-4)
+
+
+@pytest.mark.devices(4)
+def test_devices_warp_their_own_images(rng):
+    """The same bytes as one device, and nothing is exchanged."""
+    images = rng.integers(0, 256, (8, 12, 12, 1)).astype("uint8")
+    results = []
+    for count in (1, 4):
+        layout = devices.make_layout(count)
+
+        def augment(images):
+            number, amounts = jnp.int32(3), dict(rotate=20.0, zoom=1.2, elastic=1.0)
+            return batches.augmented(0, number, images, 2, True, **amounts)
+
+        divided = layout.batch(images)
+        compiled = jax.jit(augment, out_shardings=layout.divided).lower(divided).compile()
+        for movement in ("all-gather", "all-to-all", "all-reduce", "collective-permute"):
+            assert movement not in compiled.as_text()
+        results.append(np.asarray(compiled(divided)))
+    np.testing.assert_array_equal(*results)
+
+
 def test_each_step_is_augmented_by_keys_of_its_own(monkeypatch):
-    """Shifts and flips have another one each, in every step, and by every seed."""
+    """Each of the five random draws has another one, in every step, and by every seed."""
     keys = []
 
-    def noting(augment):
-        def noted(key, *arguments):
+    def noting(draw):
+        def noted(key, *arguments, **options):
             keys.append(jax.random.key_data(key).tobytes())
-            return augment(key, *arguments)
+            return draw(key, *arguments, **options)
 
         return noted
 
-    for name in ("shifted", "flipped"):
-        monkeypatch.setattr(batches, name, noting(getattr(batches, name)))
+    for name in ("randint", "bernoulli", "uniform", "normal"):
+        monkeypatch.setattr(jax.random, name, noting(getattr(jax.random, name)))
     images = np.arange(4 * 5 * 5, dtype="uint8").reshape(4, 5, 5, 1)
     results = set()
     for _ in range(2):
         for seed, number in ((0, 0), (0, 1), (0, 2), (1, 0)):
-            result = batches.augmented(seed, np.int32(number), images, 2, True)
+            amounts = dict(rotate=20.0, zoom=1.2, elastic=1.0)
+            result = batches.augmented(seed, np.int32(number), images, 2, True, **amounts)
             results.add(np.asarray(result).tobytes())
-    assert len(keys) == 16 and len(set(keys)) == 8
+    assert len(keys) == 40 and len(set(keys)) == 20
     assert len(results) == 4
     assert (batches.augmented(0, np.int32(0), images, 0, False) == images).all()
 
@@ -340,6 +450,10 @@ def test_statistics():
         (["--weight-decay", "-1"], r"--weight-decay: got -1\.0"),
         (["--warmup", "30"], r"--warmup: got 30\.0 epochs; of 30"),
         (["--label-smoothing", "1"], r"--label-smoothing: got 1\.0"),
+        (["--rotate", "181"], r"--rotate: got 181\.0; it must be from 0 to 180"),
+        (["--rotate", "nan"], r"--rotate: got nan; it must be from 0 to 180"),
+        (["--zoom", "0.9"], r"--zoom: got 0\.9; it must be from 1 to 10"),
+        (["--elastic", "-1"], r"--elastic: got -1\.0; it must be from 0 to 10"),
         (["--accumulate", "3"], r"--accumulate: got 3; it must divide the batch size, 64"),
         (["--devices", "9999"], rf"--devices: got 9999; there are {len(jax.devices())}"),
         pytest.param(

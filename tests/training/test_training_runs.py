@@ -159,9 +159,10 @@ def test_signals_stop_a_run_which_goes_on(server, undisturbed):
     assert_same_run(folder, undisturbed)
 
 
-def test_the_statistics_of_batch_normalization_go_on_too(server):
-    """They make the test figures of a ResNet, and are no parameters."""
+def test_statistics_and_random_warps_go_on_too(server):
+    """Batch normalization's statistics make a ResNet's test figures, and are no parameters."""
     options = ("--model", "resnet", "--batch-size", "32", "--epochs", "6", "--accumulate", "2")
+    options += ("--rotate", "20", "--zoom", "1.2", "--elastic", "1")
     server.run(*options, "--out", "resnet")
     pid, output = server.start(*options, "--out", "resnet-stopped")
     wait_for(r"epoch +1: ", output)
@@ -200,6 +201,7 @@ def test_kills_leave_whole_files_and_a_run_that_goes_on(server, undisturbed):
 def test_two_processes_train_as_one(server):
     """Over loopback, each with half of every batch: the loss of one process, to 1e-6."""
     short = ("--model", "textbook", "--epochs", "2", "--batch-size", "32", "--flip")
+    short += ("--rotate", "20", "--zoom", "1.2", "--elastic", "1")
     server.run(*short, "--out", "one")
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
