@@ -44,7 +44,7 @@ from cnnvjp._types import (
     summed_type,
 )
 from cnnvjp._windows.axes import rot180
-from cnnvjp._windows.geometry import Window, forward_input_size, make_window
+from cnnvjp._windows.geometry import CONV_PADDINGS, Window, forward_input_size, make_window
 from cnnvjp._windows.spatial import per_axis, spatial_rank, spatial_size
 from cnnvjp.affine import bias_added
 from cnnvjp.padding import FILLS, filled
@@ -153,13 +153,13 @@ def conv(
     x, w = operands(integers=True, complex=True, x=x, w=w)
     ndim = kernel_ndim(w)
     groups = check_groups(groups, w)
-    window = forward_window(x, w, stride, padding, dilation)
+    window = forward_window(x, w, stride, padding, dilation, names=CONV_PADDINGS)
     check_channels(x, w, groups)
     options = make_options(x, groups, flip_kernel, precision, preferred_element_type)
     if isinstance(padding, str) and padding in FILLS:
         x, window = filled(x, window, FILLS[padding])
     y = on_one_batch_axis(lambda x: call(_conv, x, w, window, options), ndim, x=x)
-    return y if b is None else bias_added(y, check_bias(b, y, ndim, x=x))
+    return y if b is None else bias_added(y, check_bias(b, y, ndim, complex=True, x=x))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -261,7 +261,7 @@ def conv_transpose(
     window = make_window(input_size, w.shape[:-2], stride, padding, dilation)
     options = make_options(y, groups, flip_kernel, precision, preferred_element_type)
     x = on_one_batch_axis(lambda y: call(_conv_transpose, y, w, window, options), ndim, y=y)
-    return x if b is None else bias_added(x, check_bias(b, x, ndim, y=y))
+    return x if b is None else bias_added(x, check_bias(b, x, ndim, complex=True, y=y))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

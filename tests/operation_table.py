@@ -56,7 +56,7 @@ def positive(rng, *shape, dtype="float64"):
 
 def spread_out(rng, *shape, dtype="float64"):
     """Normally distributed numbers that go from −4 to 8, as positions in an image of 6 pixels."""
-    return (3 * normal(rng, *shape) + 2).astype(dtype)
+    return 3 * normal(rng, *shape, dtype=dtype) + 2
 
 
 IMAGE = (BATCH, 6, 6, 4)

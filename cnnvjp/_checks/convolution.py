@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from cnnvjp._checks.arrays import operands
 from cnnvjp._checks.options import flag_option, hashable_precision, positive_int
 from cnnvjp._types import COMPLEX, FLOATS, ConvPadding, PerAxis, Precision
-from cnnvjp._windows.geometry import CONV_PADDINGS, Window, make_window
+from cnnvjp._windows.geometry import NAMED_PADDINGS, Window, make_window
 from cnnvjp._windows.spatial import spatial_size
 
 
@@ -71,11 +71,17 @@ def _output_dtype(dtype: np.dtype, preferred: DTypeLike) -> np.dtype:
 
 
 def forward_window(
-    x: jax.Array, w: jax.Array, stride: PerAxis, padding: ConvPadding, dilation: PerAxis
+    x: jax.Array,
+    w: jax.Array,
+    stride: PerAxis,
+    padding: ConvPadding,
+    dilation: PerAxis,
+    *,
+    names: tuple[str, ...] = NAMED_PADDINGS,
 ) -> Window:
-    """Places the kernel `w` over the images `x`."""
+    """Places the kernel `w` over the images `x`, with a padding of these names."""
     images = spatial_size(x.shape, kernel_ndim(w))
-    return make_window(images, w.shape[:-2], stride, padding, dilation, names=CONV_PADDINGS)
+    return make_window(images, w.shape[:-2], stride, padding, dilation, names=names)
 
 
 def kernel_ndim(w: jax.Array) -> int:
@@ -112,7 +118,9 @@ def check_channels(x: jax.Array, w: jax.Array, groups: int) -> None:
         )
 
 
-def check_bias(b: object, out: jax.Array, ndim: int, **maps: Any) -> jax.Array:
+def check_bias(
+    b: object, out: jax.Array, ndim: int, *, complex: bool = False, **maps: Any
+) -> jax.Array:
     """A bias for `out`, what became of maps: tied (C,) or untied (*out_spatial, C).
 
     It has the maps' dtype or, where `preferred_element_type` makes it another one, out's.
@@ -121,7 +129,7 @@ def check_bias(b: object, out: jax.Array, ndim: int, **maps: Any) -> jax.Array:
     if not hasattr(b, "dtype"):
         raise TypeError(f"b: got {type(b).__name__}; it must be an array of {x.dtype}")
     like = {"y": out} if b.dtype == out.dtype else maps
-    _, b = operands(integers=True, complex=True, **like, b=b)
+    _, b = operands(integers=True, complex=complex, **like, b=b)
     if b.shape not in (out.shape[-1:], out.shape[-1 - ndim :]):
         raise ValueError(
             f"b: got the shape {b.shape}; it must be tied, {out.shape[-1:]}, or untied, "

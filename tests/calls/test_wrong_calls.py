@@ -412,7 +412,7 @@ WRONG = [
     *(
         (name, dict(padding=of_conv), ValueError, rf"^padding: got '{of_conv}', which only cnnvjp\.conv takes; the names are VALID, SAME, SAME_LOWER, FULL; or pad x first, with cnnvjp\.pad$")
         for name in FUNCTIONS
-        if "padding" in inspect.signature(PUBLIC[name]).parameters and name not in ("pad", "conv", "conv_general_dilated")
+        if "padding" in inspect.signature(PUBLIC[name]).parameters and name not in ("pad", "conv", "conv_general_dilated", "sample")
         for of_conv in ["CIRCULAR", "CAUSAL"]
     ),
     ("conv", dict(padding="REFLECT", dilation=6), ValueError, r"^padding: got \(6, 6\) for spatial axis 0, which has 6 positions; with mode='reflect' it must be at most 5 on either side$"),

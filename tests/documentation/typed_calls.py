@@ -153,4 +153,4 @@ interop.flax_max_pool(x, (2, 2), padding="SAM")  # wrong
 plot.grid([[1, 2]], window=[(0, 0, 1, 1)])  # wrong
 plot.routes([[1.0, 2.0]], 2, ties="frist")  # wrong
 equations.gbc_9_8(np.ones((4, 3, 3, 3)), np.ones((3, 8, 8)))  # wrong
-equations.gbc_9_10  # wrong
+equations.gbc_9_90  # wrong
