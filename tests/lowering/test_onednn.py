@@ -68,8 +68,9 @@ def test_one_function_is_traced_for_both(rng):
 
 @pytest.mark.versions
 @needs_onednn
-def test_every_convolution_is_its(rng):
+def test_every_convolution_is_its(rng, monkeypatch):
     """Dense, strided, grouped, depthwise, and in a loop: none is left to the slow general one."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
     shapes = [((8, 8, 8, 16), (3, 3, 16, 16), 1), ((8, 8, 8, 16), (3, 3, 1, 16), 16)]
     for shape, kernel, groups in [*shapes, ((8, 8, 8, 16), (3, 3, 4, 16), 4)]:
         for stride in (1, 2):
@@ -88,12 +89,15 @@ def test_every_convolution_is_its(rng):
 
 @pytest.mark.versions
 @needs_onednn
-def test_a_divided_batch_stays_where_it_is(rng):
+@pytest.mark.parametrize("groups", [1, 2, 8, 16])
+def test_a_divided_batch_stays_where_it_is(rng, groups):
     mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
     divided = NamedSharding(mesh, PartitionSpec("data"))
-    x, w = normal(rng, 8, 8, 8, 16).astype("float32"), normal(rng, 3, 3, 16, 16).astype("float32")
+    x, w = (
+        normal(rng, *shape).astype("float32") for shape in ((8, 7, 7, 16), (3, 3, 16 // groups, 16))
+    )
     x = jax.device_put(x, divided)
-    run = functools.partial(passes, padding=1)
+    run = functools.partial(passes, padding=1, groups=groups)
     text = cnnvjp.jit(run).lower(x, w, x).compile().as_text()
     assert "__onednn$convolution" in text
     assert "all-gather" not in text

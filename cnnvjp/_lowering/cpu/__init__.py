@@ -110,7 +110,7 @@ def correlation(
         precision: as in lax.
     """
     several = x.shape[-1] > 1
-    if several and _for_onednn(x, w):
+    if several and _for_onednn(x, w) and not _would_gather(x, w, groups):
         return functools.partial(
             onednn.correlate, window=window, groups=groups, precision=precision
         )
@@ -148,7 +148,7 @@ def input_gradient(
     # The phases of a depthwise kernel have two or three taps each: 144 maps of 16×56×56, 3×3 s2,
     # 3.6 → 5.3; 672 of 16×14×14, 5×5 s2 1.2 → 1.5.
     tiny = _is_depthwise(w, window, groups) and set(window.stride) != {1}
-    if wide and few_phases and not tiny and _for_onednn(dy, w):
+    if wide and few_phases and not tiny and _for_onednn(dy, w) and not _would_gather(dy, w, groups):
         return functools.partial(
             onednn.input_gradient, window=window, groups=groups, precision=precision
         )
@@ -315,6 +315,20 @@ def _for_onednn(x: jax.Array, y: jax.Array) -> bool:
     return with_onednn() and accumulator(x.dtype) == "float32" and bool(_size(x) and y.size)
 
 
+def _would_gather(x: jax.Array, w: jax.Array, groups: int) -> bool:
+    """Whether XLA might gather a batch that is divided among devices, as lax's own here (JAX 0.12).
+
+    It does for a convolution in groups, unless each group is one channel to one.
+    """
+    one_to_one = w.shape[-2] == 1 and w.shape[-1] == groups
+    return groups > 1 and not one_to_one and _devices(x) > 1
+
+
+def _devices(x: jax.Array) -> int:
+    """How many devices its batch may be divided among, unseen."""
+    return 1 if varying_axes(x) else jax.device_count()
+
+
 def _is_depthwise(w: jax.Array, window: Window, groups: int) -> bool:
     within = math.prod(window.size[1:]) <= _MOST_TAPS  # in one iteration of a loop
     return groups > 1 and w.shape[-2] == 1 and within
@@ -388,7 +402,7 @@ def _batches(dy: jax.Array) -> int:
     Each has images of every device, should the batch be divided among them.
     """
     batch = _batch(dy)
-    devices = 1 if varying_axes(dy) else jax.device_count()
+    devices = _devices(dy)
     most = min(batch // devices, _MOST_BATCHES)
     fitting = [q for q in range(1, most + 1) if batch % (q * devices) == 0]
     limit = _BATCH_BYTES if dy.shape[-1] >= _BROAD else _SLIM_BATCH_BYTES
