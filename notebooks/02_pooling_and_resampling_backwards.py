@@ -251,7 +251,7 @@ print(inspect.getsource(max_pooling._winner_pool_bwd))
 print(inspect.getsource(max_pooling._route))
 
 # %% [markdown]
-# (`_placed` writes each `dy` at its winner's place and adds up what meets there; a window of very many taps is taken apart, an axis at a time.)
+# (`placed` writes each `dy` at its winner's place and adds up what meets there; a window of very many taps is taken apart, an axis at a time.)
 
 # %% [markdown]
 # ## 2. Ties: nobody is the one winner
