@@ -57,10 +57,12 @@ def axis_taps(p: Array, n: int, method: SampleMethod, padding: SamplePadding) ->
     below = jnp.floor(near)
     first = below.astype(jnp.int32)
     offsets, weights, slopes = (_linear if method == "linear" else _cubic)(near - below)
+    pixels = tuple(_pixel(first + jnp.int32(k), n, padding) for k in offsets)
     if padding != "zeros":  # with which such positions have no taps
         moves = near == p if padding == "edge" else jnp.isfinite(p)
+        if method == "linear":  # between two taps on one pixel the value stays, to the last digit
+            moves &= pixels[0] != pixels[1]
         slopes = tuple(jnp.where(moves, slope, 0) for slope in slopes)
-    pixels = tuple(_pixel(first + jnp.int32(k), n, padding) for k in offsets)
     return Taps(pixels, weights, slopes)
 
 

@@ -477,3 +477,15 @@ def test_agrees_with_the_pytorch_that_is_installed(rng, size, out, padding_mode,
         assert_close(got, last(y.detach().numpy()))
         assert_close(dx, last(x.grad.numpy()))
         assert_close(dgrid, grid.grad.numpy())
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("padding, places", [("edge", (-0.7, 5.3)), ("reflect", (-0.3, 5.4))])
+def test_the_gradient_between_two_taps_on_one_pixel_is_zero_itself(rng, padding, places):
+    """Not the rounding of a difference."""
+    x = normal(rng, 6, 9, 3)
+    rows, columns = np.tile(places, 20), rng.uniform(0, 8, 40)
+    positions = jnp.stack([jnp.asarray(rows), jnp.asarray(columns)], -1)
+    _, pullback = jax.vjp(lambda positions: sample(x, positions, padding=padding), positions)
+    (slopes,) = pullback(normal(rng, 40, 3))
+    assert not slopes[:, 0].any() and slopes[:, 1].all()
