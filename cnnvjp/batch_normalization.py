@@ -185,8 +185,8 @@ def _batch_norm_bwd(eps, axes, positions, residuals, dy):
     x, gamma, mean, rstd8 = residuals  # mean and 8 · rstd in at least float32
     xhat = normalized(x, broadcast_to(mean, x), broadcast_to(rstd8, x))
     wide_dy, scale = widened(dy), widened(gamma)
-    # For XLA:CPU this xhat is another array than the one in dx, and so is summed without being
-    # written to memory: both passes over 64 maps of 16×56×56 take 3.8 ms in place of 4.4.
+    # Scaled differently, this xhat does not share a temporary with the one in dx, and XLA:CPU fuses
+    # it into the sum. Both passes over 64 maps of 16×56×56: 3.8 ms instead of 4.4.
     sixteenth = 0.0625 * widened(x) - 0.0625 * broadcast_to(mean, x)
     same_xhat = sixteenth * broadcast_to(2 * rstd8, x)
     dgamma = _sum_positions(wide_dy * same_xhat)  # ∂y/∂gamma = xhat

@@ -260,12 +260,12 @@ _SCALE, _CUBIC = math.sqrt(2 / math.pi), 0.044715
 
 
 def _tanh_share(x: Array) -> Array:
-    """Φ(x) ≈ ½ (1 + tanh u), which is rounded as a number near 1 where it is near 0."""
+    """Φ(x) ≈ ½ (1 + tanh u); the sum cancels where tanh u is near −1."""
     return (1 + jnp.tanh(_SCALE * (x + _CUBIC * x * x * x))) / 2
 
 
 def _approximate_normal_gate(x: Array) -> tuple[Array, Array]:
-    """The same as σ(2u), to its own last place, and its derivative."""
+    """The same as σ(2u), without cancellation, and its derivative."""
     g, slope = _logistic_gate(2 * _SCALE * (x + _CUBIC * x * x * x))
     return g, slope * 2 * _SCALE * (1 + 3 * _CUBIC * x * x)
 
@@ -354,9 +354,10 @@ def gelu(x: chex.Array, approximate: bool = True) -> jax.Array:
 def _gelu_share(x: Array, approximate: bool) -> Share:
     if not approximate:
         return _normal_share
-    # Float32 of shape (4, 28, 28, 768) in ms (JAX 0.12, two cores): by tanh 1.0, to the last place
-    # 1.4. The slope multiplies by x what 1 − tanh² u loses: it takes the other form.
-    return _tanh_share if not to_the_last_place(x) else lambda x: _approximate_normal_gate(x)[0]
+    # Forward pass of float32, shape (4, 28, 28, 768), JAX 0.12, two cores: 1.0 ms by tanh, 1.4 by
+    # the logistic form, which the backward pass always uses: x multiplies the rounding error of
+    # 1 − tanh² u, and 4.5e-6 of the slope is lost.
+    return (lambda x: _approximate_normal_gate(x)[0]) if to_the_last_place(x) else _tanh_share
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

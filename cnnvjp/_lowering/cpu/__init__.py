@@ -316,16 +316,17 @@ def _for_onednn(x: jax.Array, y: jax.Array) -> bool:
 
 
 def _would_gather(x: jax.Array, w: jax.Array, groups: int) -> bool:
-    """Whether XLA might gather a batch that is divided among devices, as lax's own here (JAX 0.12).
+    """Whether XLA may all-gather a sharded batch for this convolution (JAX 0.12).
 
-    It does for a convolution in groups, unless each group is one channel to one.
+    It does so for grouped convolutions, lax's own too, unless each group has one input and one
+    output channel.
     """
     one_to_one = w.shape[-2] == 1 and w.shape[-1] == groups
     return groups > 1 and not one_to_one and _devices(x) > 1
 
 
 def _devices(x: jax.Array) -> int:
-    """How many devices its batch may be divided among, unseen."""
+    """The number of devices that its batch may be sharded over; a traced array does not say."""
     return 1 if varying_axes(x) else jax.device_count()
 
 
